@@ -1,0 +1,3 @@
+"""Boltzmann generators from time-dependent energy models."""
+
+__version__ = "0.1.0"
