@@ -1,0 +1,55 @@
+# `make help` lists the targets. Everything runs in .venv, which `make install` builds and keeps current.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NOTEBOOKS := $(VENV)/.installed-notebooks
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install test lint format demo notebook clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv with the versions in constraints.txt (skipped when up to date)
+
+# A complete environment is updated in place; an interrupted one has no stamp and is made anew.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "bgdiff needs Python 3.11 or newer, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
+	  echo "Name another one, for example: make $(or $(MAKECMDGOALS),install) PYTHON=python3.12" >&2; exit 1; }
+	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $@
+	@echo "installing bgdiff and its dependencies into $(VENV) (one to three minutes)"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(NOTEBOOKS): $(INSTALLED)
+	@echo "installing JupyterLab and nglview into $(VENV)"
+	@$(PIP) -e '.[dev,notebooks]'
+	@touch $@
+
+# One thread in each of the two test processes: more threads than cores are slower.
+test: lint ## check style and types, then run every test (at most 10 minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: install ## check style and types only
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: install ## rewrite the sources in the project's style
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+demo: install ## alanine dipeptide from MD data to a corrected free energy, into runs/demo
+	$(BIN)/bgdiff run alanine_dipeptide_vacuum --preset standard --out runs/demo --seed 0
+
+notebook: $(NOTEBOOKS) ## open the notebooks in JupyterLab
+	$(BIN)/python -m jupyterlab notebooks
+
+clean: ## remove .venv and every cache (runs/ is kept)
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
