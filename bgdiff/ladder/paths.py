@@ -1,0 +1,148 @@
+"""Walks along the whole ladder, with the path weights that make them exact.
+
+A walk down starts at a prior draw z_K and takes reverse steps p_θ(z_k | z_{k+1}) to z_0; a walk up starts
+at z_0 and takes noising steps q(z_{k+1} | z_k). Both give
+
+    log W = log p̃(z_0) + Σ log q(z_{k+1}|z_k) - log p_K(z_K) - Σ log p_θ(z_k|z_{k+1}),
+
+and E[W] = Z of the target p̃ over walks down, whatever the model (Neal 2001; Crooks 1999). The model
+decides only how much W scatters.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bgdiff.ladder.kernels import NormalStep, Prior, reverse_step
+from bgdiff.models.base import EnergyModel, log_density_and_score
+from bgdiff.progress import Progress, silent
+
+__all__ = ["Ladder", "Paths", "measure_moments"]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Ends and weights of n walks."""
+
+    z: Tensor
+    """``(n, d)`` float64: the bottom end, rung 0"""
+    log_ratio: Tensor
+    """``(n,)`` float64: log W without the target's log p̃(z_0)"""
+    z_low: Tensor
+    """``(n, d)`` float64: the same walks at rung 1"""
+    log_weight_low: Tensor
+    """``(n,)`` float64: log weight of the walk's part above rung 1, with the model's own energy at rung 1
+    as its target: what these weights average is the energy that was learned, not the sampler"""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A model with rungs and reverse steps: everything a walk needs.
+
+    Args:
+        sigma: ``(K+1,)`` noise, from 0 up.
+        moments: E[s sᵀ] per rung 1..K, ``(K, d, d)``, or the diagonals ``(K, d)``; see
+            :func:`measure_moments`.
+    """
+
+    model: EnergyModel
+    sigma: Tensor
+    moments: Tensor
+
+    @property
+    def n_rungs(self) -> int:
+        return len(self.sigma) - 1
+
+    @property
+    def prior(self) -> Prior:
+        return Prior(float(self.sigma[-1]), self.model.periodic)
+
+    def step_variance(self, k: int) -> float:
+        """D = σ²_{k+1} - σ²_k."""
+        return float(self.sigma[k + 1] ** 2 - self.sigma[k] ** 2)
+
+    def up(self, k: int) -> NormalStep:
+        """The noising step from rung k to k+1."""
+        return NormalStep.isotropic(self.step_variance(k), self.model.periodic)
+
+    def down(self, k: int) -> NormalStep:
+        """The reverse step from rung k+1 to k; its centre is z + D s(z)."""
+        return reverse_step(self.step_variance(k), self.moments[k], self.model.periodic)
+
+    def centre(self, z: Tensor, k: int) -> Tensor:
+        """Where the reverse step from z at rung k+1 to rung k is centred, ``(B, d)``."""
+        _, score = log_density_and_score(self.model, z, self._level(k + 1, z))
+        return z + self.step_variance(k) * score.to(z.dtype)
+
+    def walk_down(self, n: int, generator: torch.Generator, progress: Progress = silent) -> Paths:
+        """n independent walks from the prior to rung 0; one score per rung and walk."""
+        z = self.prior.sample(n, generator)
+        log_ratio = -self.prior.log_prob(z)
+        z_low, log_weight_low = z, log_ratio
+        for k in range(self.n_rungs - 1, -1, -1):
+            if k == 0:
+                z_low = z
+                log_weight_low = log_ratio + self._log_density(z, 1)
+            centre, step = self.centre(z, k), self.down(k)
+            lower = step.sample(centre, generator)
+            log_ratio = log_ratio + self.up(k).log_prob(z, lower) - step.log_prob(lower, centre)
+            z = lower
+            progress(self.n_rungs - k, self.n_rungs)
+        return Paths(z, log_ratio, z_low, log_weight_low)
+
+    def walk_up(self, z: Tensor, generator: torch.Generator, progress: Progress = silent) -> Paths:
+        """Noise given ends z ``(n, d)`` to the top; the weights of the same walks taken downwards."""
+        start = z = z.to(torch.float64)
+        log_ratio = torch.zeros_like(z[:, 0])
+        z_low, above = z, log_ratio
+        for k in range(self.n_rungs):
+            step = self.up(k)
+            upper = step.sample(z, generator)
+            change = step.log_prob(upper, z) - self.down(k).log_prob(z, self.centre(upper, k))
+            log_ratio = log_ratio + change
+            if k == 0:
+                z_low = upper
+            else:
+                above = above + change
+            z = upper
+            progress(k + 1, self.n_rungs)
+        top = self.prior.log_prob(z)
+        return Paths(start, log_ratio - top, z_low, above - top + self._log_density(z_low, 1))
+
+    def _level(self, k: int, z: Tensor) -> Tensor:
+        return self.sigma[k].to(z).reshape(1)
+
+    def _log_density(self, z: Tensor, k: int) -> Tensor:
+        with torch.no_grad():
+            return self.model.log_density(z, self._level(k, z)).to(torch.float64)
+
+
+def measure_moments(
+    model: EnergyModel,
+    sigma: Tensor,
+    z: Tensor,
+    generator: torch.Generator,
+    *,
+    full: bool = True,
+    batch: int = 4096,
+    progress: Progress = silent,
+) -> Tensor:
+    """E[s sᵀ] of the model's score over noised data, for each rung 1..K; float64.
+
+    Args:
+        z: data ``(n, d)``; each rung noises all of it afresh.
+        full: return ``(K, d, d)``; otherwise the diagonals ``(K, d)``.
+    """
+    z = z.to(torch.float64)
+    moments = []
+    for k in range(1, len(sigma)):
+        noised = NormalStep.isotropic(float(sigma[k] ** 2), model.periodic).sample(z, generator)
+        level = sigma[k].to(noised).reshape(1)
+        total: Tensor | float = 0.0
+        for part in noised.split(batch):
+            score = log_density_and_score(model, part, level)[1].to(torch.float64)
+            total = total + (score.T @ score if full else (score**2).sum(0))
+        moments.append(torch.as_tensor(total) / len(z))
+        progress(k, len(sigma) - 1)
+    return torch.stack(moments)

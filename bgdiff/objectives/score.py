@@ -1,0 +1,57 @@
+"""Score matching: regression of the model's score on an unbiased estimate of the true one."""
+
+import torch
+from torch import Tensor
+
+from bgdiff.ladder.wrapped import wrapped_normal_score
+
+__all__ = ["conditional_score", "curvature", "mixed_score", "weighted_score_loss"]
+
+
+def conditional_score(displacement: Tensor, sigma: Tensor, periodic: Tensor) -> Tensor:
+    """∇_z log q_σ(z | z_0), the denoising target (Vincent 2011), ``(B, d)``.
+
+    Args:
+        displacement: z - z_0 ``(B, d)``, wrapped or not.
+        sigma: noise ``(B,)``.
+        periodic: bool ``(d,)``, where q_σ is the wrapped normal.
+    """
+    variance = sigma[:, None] ** 2
+    score = -displacement / variance
+    if periodic.any():
+        angle = wrapped_normal_score(displacement[:, periodic], variance)
+        score = score.index_copy(1, torch.nonzero(periodic)[:, 0], angle)
+    return score
+
+
+def curvature(score: Tensor) -> Tensor:
+    """c_i = 1/E[(∂_i log p)²] ``(d,)``: the width of the data along each axis, as its forces see it."""
+    return 1 / (score.to(torch.float64) ** 2).mean(0)
+
+
+def mixed_score(
+    conditional: Tensor, data_score: Tensor | None, sigma: Tensor, width: Tensor
+) -> tuple[Tensor, Tensor]:
+    """An unbiased estimate of ∇ log p_σ(z) and the weight that evens out its variance, both ``(B, d)``.
+
+    For any λ(σ), E[λ ∇log q(z|z_0) + (1-λ) ∇log p(z_0) | z] = ∇log p_σ(z) (denoising and target score
+    matching mixed: De Bortoli et al. 2024). Per axis λ = σ²/(σ² + c) has zero variance for Gaussian
+    data of variance c. The weight is σ² + c. Without ``data_score`` λ = 1, and the weight σ².
+
+    Args:
+        conditional: from :func:`conditional_score`.
+        data_score: ∇log p(z_0) ``(B, d)`` of the density the data were drawn from, or None.
+        sigma: noise ``(B,)``.
+        width: c ``(d,)``, from :func:`curvature`.
+    """
+    variance = sigma[:, None] ** 2
+    if data_score is None:
+        return conditional, variance.expand_as(conditional)
+    weight = variance + width
+    share = variance / weight
+    return share * conditional + (1 - share) * data_score, weight
+
+
+def weighted_score_loss(score: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the batch and the axes of weight · (score - target)²; dimensionless scalar."""
+    return (weight * (score - target) ** 2).mean()
