@@ -1,0 +1,13 @@
+"""Free energies in kT, each with an uncertainty."""
+
+from bgdiff.free_energy.estimate import EmptyBasinError, Estimate, ZeroWeightsError
+from bgdiff.free_energy.importance import expectation, free_energy_difference, log_z
+
+__all__ = [
+    "EmptyBasinError",
+    "Estimate",
+    "ZeroWeightsError",
+    "expectation",
+    "free_energy_difference",
+    "log_z",
+]

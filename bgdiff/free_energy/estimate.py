@@ -1,0 +1,41 @@
+"""What an estimator returns, and the errors it raises when the samples cannot answer the question."""
+
+from dataclasses import dataclass
+
+from bgdiff.errors import DataError
+
+__all__ = ["EmptyBasinError", "Estimate", "ZeroWeightsError"]
+
+
+class ZeroWeightsError(DataError):
+    """No sample carries any weight, so nothing can be estimated."""
+
+
+class EmptyBasinError(DataError):
+    """A basin holds no sample of non-zero weight, so its free energy is unbounded by these samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its uncertainty.
+
+    Attributes:
+        value: the estimate. Free energies and log Z are in units of kT (natural logarithm).
+        std_error: one standard error, same unit; ``inf`` when the samples are too few to tell.
+        method: how value and error were obtained, in words.
+        n_eff: effective number of independent samples behind the value: Kish's (Σw)²/Σw². For a
+            difference between two basins it is that of the poorer basin.
+    """
+
+    value: float
+    std_error: float
+    method: str
+    n_eff: float
+
+    def z_score(self, reference: float, reference_std_error: float = 0.0) -> float:
+        """Distance from ``reference`` in combined standard errors, with the sign of value - reference."""
+        error = float((self.std_error**2 + reference_std_error**2) ** 0.5)
+        difference = self.value - reference
+        if error == 0.0:
+            return 0.0 if difference == 0.0 else float("inf") * (1 if difference > 0 else -1)
+        return difference / error

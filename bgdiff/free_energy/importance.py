@@ -1,0 +1,199 @@
+r"""Importance-sampling estimates: log Z, averages and basin free energies from log weights.
+
+Samples x_i are independent draws from a proposal q, with weights w_i = p̃(x_i)/q(x_i) of the unnormalised
+target p̃ = exp(-u) (or path weights with E[w | x] q(x) = p̃(x), which obey the same formulas). A log weight
+of -inf, or one that is not finite, is a sample of weight zero; it still counts as a draw.
+
+    log Z       = log (1/N) Σ w_i
+    E_p[f]      = Σ w_i f_i / Σ w_i
+    F_B - F_A   = -log (Σ_B w_i / Σ_A w_i)
+
+Standard errors come from the delta method (first order in 1/N); with ``bootstrap > 0`` they are the standard
+deviation over that many resamplings of the N draws instead. Both assume independent draws. All sums are
+taken relative to the largest weight, so log weights of any size are safe.
+
+References: Zwanzig, J. Chem. Phys. 22, 1420 (1954); A. B. Owen, Monte Carlo theory, methods and
+examples, chapter 9 (2013); Efron & Tibshirani, An Introduction to the Bootstrap (1993).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bgdiff.errors import ConfigError, DataError
+from bgdiff.free_energy.estimate import EmptyBasinError, Estimate, ZeroWeightsError
+from bgdiff.random import derive_seed
+
+__all__ = ["expectation", "free_energy_difference", "log_z", "normalised_weights", "scaled_weights"]
+
+Array = NDArray[np.float64]
+
+
+def scaled_weights(log_weight: ArrayLike) -> tuple[Array, float]:
+    """Return ``(w, scale)`` with ``w = exp(log_weight - scale)``, largest entry 1; non-finite rows get 0.
+
+    Args:
+        log_weight: natural logarithms of the weights, shape (n,).
+
+    Raises:
+        DataError: ``log_weight`` is empty or not one-dimensional.
+        ZeroWeightsError: no entry is finite.
+    """
+    values = np.asarray(log_weight, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise DataError(f"log_weight: expected a non-empty array of shape (n,), got shape {values.shape}")
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ZeroWeightsError(
+            f"log_weight: all {values.size} samples have weight zero (impossible geometry or non-finite "
+            "energy); train longer, or check that the data and the energy belong to the same system"
+        )
+    scale = float(values[finite].max())
+    weight = np.zeros_like(values)
+    weight[finite] = np.exp(values[finite] - scale)
+    return weight, scale
+
+
+def normalised_weights(log_weight: ArrayLike) -> Array:
+    """Return weights (n,) that sum to 1; rows whose log weight is not finite get 0.
+
+    Raises:
+        ZeroWeightsError: no log weight is finite.
+    """
+    weight, _ = scaled_weights(log_weight)
+    share: Array = weight / weight.sum()
+    return share
+
+
+def log_z(log_weight: ArrayLike, *, bootstrap: int = 0, seed: int = 0) -> Estimate:
+    """Estimate log Z of the target (free-energy perturbation from the normalised proposal; F = -log Z).
+
+    Its delta-method error is the coefficient of variation of the weights over √N.
+    """
+    weight, scale = scaled_weights(log_weight)
+    n = weight.size
+    mean = weight.mean()
+    value = scale + float(np.log(mean))
+    if bootstrap:
+        error = _bootstrap_error(lambda rows: np.log(weight[rows].mean()), n, bootstrap, seed)
+    else:
+        error = float(weight.std(ddof=1) / (mean * np.sqrt(n))) if n > 1 else float("inf")
+    return Estimate(value, error, _method("log-mean weight", bootstrap), _kish(weight))
+
+
+def expectation(log_weight: ArrayLike, values: ArrayLike, *, bootstrap: int = 0, seed: int = 0) -> Estimate:
+    """Estimate the target's average of an observable from its ``values`` (n,) at the samples.
+
+    Raises:
+        DataError: lengths differ, or a sample of non-zero weight has a value that is not finite.
+    """
+    weight, _ = scaled_weights(log_weight)
+    observed = np.asarray(values, dtype=np.float64)
+    if observed.shape != weight.shape:
+        raise DataError(f"values: shape {observed.shape} does not match log_weight {weight.shape}")
+    bad = ~np.isfinite(observed) & (weight > 0)
+    if bad.any():
+        raise DataError(
+            f"values: {int(bad.sum())} samples of non-zero weight have no finite value "
+            f"(first: sample {int(bad.argmax())}); check the observable"
+        )
+    observed = np.where(weight > 0, observed, 0.0)
+    total = weight.sum()
+    value = float(weight @ observed / total)
+    n = weight.size
+    if bootstrap:
+
+        def statistic(rows: NDArray[np.intp]) -> float:
+            resampled = weight[rows].sum()
+            return float(weight[rows] @ observed[rows] / resampled) if resampled > 0 else np.nan
+
+        error = _bootstrap_error(statistic, n, bootstrap, seed)
+    else:
+        error = _delta_error(weight * (observed - value) / total)
+    return Estimate(value, error, _method("weighted mean", bootstrap), _kish(weight))
+
+
+def free_energy_difference(
+    log_weight: ArrayLike,
+    initial: ArrayLike,
+    final: ArrayLike,
+    *,
+    names: tuple[str, str] = ("initial", "final"),
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate ΔF = F_final - F_initial = -log(p_final/p_initial) in kT.
+
+    Args:
+        log_weight: (n,) log weights.
+        initial: (n,) booleans, which samples lie in the initial basin.
+        final: (n,) booleans, likewise for the final basin. Basins may overlap or leave gaps.
+        names: what the basins are called, for the error message.
+
+    Raises:
+        EmptyBasinError: a basin has no sample of non-zero weight; it is named.
+    """
+    weight, _ = scaled_weights(log_weight)
+    masks = [_mask(basin, weight.size, name) for basin, name in zip((initial, final), names, strict=True)]
+    in_a, in_b = (weight * mask for mask in masks)
+    for part, mask, name in zip((in_a, in_b), masks, names, strict=True):
+        if not part.any():
+            found = f"{int(mask.sum())} samples, none of non-zero weight" if mask.any() else "no sample"
+            raise EmptyBasinError(
+                f"basin {name}: {found} among {weight.size}; draw more samples, or start from data "
+                "that visits this basin"
+            )
+    sum_a, sum_b = in_a.sum(), in_b.sum()
+    if bootstrap:
+
+        def statistic(rows: NDArray[np.intp]) -> float:
+            a, b = in_a[rows].sum(), in_b[rows].sum()
+            return float(np.log(a / b)) if a > 0 and b > 0 else np.nan
+
+        error = _bootstrap_error(statistic, weight.size, bootstrap, seed)
+    else:
+        error = _delta_error(in_a / sum_a - in_b / sum_b)
+    return Estimate(
+        float(np.log(sum_a / sum_b)),
+        error,
+        _method("ratio of basin weights", bootstrap),
+        min(_kish(in_a), _kish(in_b)),
+    )
+
+
+def _kish(weight: Array) -> float:
+    return float(weight.sum() ** 2 / (weight @ weight))
+
+
+def _delta_error(influence: Array) -> float:
+    """Standard error of a statistic whose first-order change per draw is ``influence`` (mean zero)."""
+    n = influence.size
+    return float(np.sqrt(n / (n - 1) * (influence @ influence))) if n > 1 else float("inf")
+
+
+def _bootstrap_error(
+    statistic: Callable[[NDArray[np.intp]], float], n: int, repeats: int, seed: int
+) -> float:
+    """Standard deviation of ``statistic`` over resampled row numbers; inf if a resample has no value."""
+    if repeats < 2:
+        raise ConfigError(f"bootstrap: expected 0 or at least 2 resamplings, got {repeats}")
+    if n < 2:
+        return float("inf")
+    generator = np.random.default_rng(derive_seed(seed, "bootstrap"))
+    with np.errstate(divide="ignore"):
+        values = np.array([statistic(generator.integers(n, size=n)) for _ in range(repeats)])
+    return float(values.std(ddof=1)) if np.isfinite(values).all() else float("inf")
+
+
+def _mask(basin: ArrayLike, n: int, name: str) -> NDArray[np.bool_]:
+    mask = np.asarray(basin)
+    if mask.shape != (n,) or mask.dtype != np.bool_:
+        raise DataError(f"basin {name}: expected booleans of shape ({n},), got {mask.dtype} {mask.shape}")
+    return mask
+
+
+def _method(name: str, bootstrap: int) -> str:
+    return (
+        f"{name}, bootstrap error ({bootstrap} resamplings)" if bootstrap else f"{name}, delta-method error"
+    )
