@@ -1,0 +1,327 @@
+"""The command line ``bgdiff``. Nothing heavy is imported before a command needs it."""
+
+import logging
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+import bgdiff
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bgdiff.console import StageProgress
+
+__all__ = ["app", "main"]
+
+_EPILOG = (
+    "A run is a directory: settings, checkpoints, samples, weights, results.json and report.html. "
+    "It can be stopped at any moment and continued with: bgdiff run --resume DIR"
+)
+
+
+class Preset(StrEnum):
+    """How much work a run does."""
+
+    quick = "quick"
+    standard = "standard"
+    best = "best"
+
+
+app = typer.Typer(
+    name="bgdiff",
+    help=(
+        "Boltzmann generators: train on molecular dynamics, reweight exactly, report free energies with "
+        "error bars.\n\nStart with: [bold]bgdiff run double_well --preset quick[/]"
+    ),
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: stop as on Ctrl-C, cleanly and at once."""
+
+
+class _Options:
+    """What the options before the command say."""
+
+    quiet = False
+    debug = False
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bgdiff {bgdiff.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only results.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is being done.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    _Options.quiet, _Options.debug = quiet, debug
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler()], force=True, format="%(message)s")
+    logging.getLogger("bgdiff").setLevel(level)
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Run directory to make.", show_default="runs/SYSTEM-PRESET-SEED"),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+RunDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory.", show_default=False)]
+SystemName = Annotated[
+    str, typer.Argument(metavar="SYSTEM", help="Name of a system, or its folder.", show_default=False)
+]
+
+
+@app.command(rich_help_panel="Run")
+def run(
+    context: typer.Context,
+    system: Annotated[
+        str | None,
+        typer.Argument(metavar="SYSTEM", help="Name of a system, or its folder.", show_default=False),
+    ] = None,
+    out: Out = None,
+    preset: Annotated[Preset, typer.Option(help="How much work to do.")] = Preset.standard,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1, mps.")] = "cpu",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Your own trajectory instead of the shipped data; once per trajectory.", show_default=False
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=2, max=10**9, help="Samples to draw.", show_default="from the preset")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Finish an interrupted run as it was set.", show_default=False),
+    ] = None,
+) -> None:
+    """Train, sample, reweight and report: the whole job.
+
+    Example: bgdiff run alanine_dipeptide_vacuum --preset standard --out runs/ala --seed 0
+    """
+    if resume is not None:
+        given = [name for name in context.params if name != "resume" and _is_given(context, name)]
+        if given:
+            flags = ", ".join(map(_flag, given))
+            message = f"keeps the run's own settings; drop {flags}"
+            raise typer.BadParameter(message, context, param_hint="--resume")
+        with _errors_told(resume):
+            from bgdiff.run import resume_run, run_all
+
+            resume_run(resume)
+            run_all(resume, progress=_progress().stage)
+            _show_results(resume)
+        return
+    if system is None:
+        message = "name a system (`bgdiff systems` lists them), or continue a run with --resume DIR"
+        raise typer.BadParameter(message, context, param_hint="SYSTEM")
+    with _errors_told():
+        _check_device(device)
+        from bgdiff.run import run_all, start_run
+
+        overrides: dict[str, Any] = {}
+        if data:
+            overrides["data"] = [str(path) for path in data]
+        if samples is not None:
+            overrides["n_samples"] = samples
+        target = out or Path("runs") / f"{_folder_name(system)}-{preset}-{seed}"
+        directory = start_run(system, target, str(preset), seed, device, overrides)
+    with _errors_told(directory):
+        run_all(directory, progress=_progress().stage)
+        _show_results(directory)
+
+
+def _stage_command(name: str, text: str) -> None:
+    def command(directory: RunDirectory) -> None:
+        with _errors_told(directory):
+            import bgdiff.run
+
+            getattr(bgdiff.run, f"stage_{name}")(directory, progress=_progress().stage)
+            if name in ("reweight", "report"):
+                _show_results(directory)
+
+    command.__doc__ = text
+    app.command(name, rich_help_panel="Stages of a run, one at a time")(command)
+
+
+_stage_command("train", "Fit the energy model to the run's data.")
+_stage_command("sample", "Draw samples from the trained model, with their path weights.")
+_stage_command("reweight", "Correct the samples with the true energy; estimate free energies.")
+_stage_command("report", "Draw the figures and write report.html.")
+
+
+@app.command(rich_help_panel="Systems and data")
+def systems() -> None:
+    """List the systems that can be run."""
+    with _errors_told():
+        from bgdiff.catalogue import describe_systems
+        from bgdiff.console import systems_table
+
+        _console().print(systems_table(describe_systems()))
+
+
+app.add_typer(data_app, name="data", rich_help_panel="Systems and data")
+
+Processes = Annotated[
+    int | None, typer.Option(min=1, max=4096, help="Processes to use.", show_default="one per core")
+]
+
+
+@data_app.command("generate")
+def data_generate(
+    system: SystemName,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write.", show_default="SYSTEM.dcd or .npz")
+    ] = None,
+    seed: Seed = 0,
+    processes: Processes = None,
+) -> None:
+    """Simulate a system as its system.yaml says, and write a data set with its provenance."""
+    with _errors_told(again=True):
+        from bgdiff.data.generate import generate_data
+        from bgdiff.systems import load_system
+
+        with _progress().stage("simulate") as progress:
+            path = generate_data(load_system(system), out, seed=seed, processes=processes, progress=progress)
+        _console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _folder_name(system: str) -> str:
+    folder = Path(system).resolve()
+    return folder.parent.name if folder.name == "system.yaml" else folder.name
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def _flag(name: str) -> str:
+    return "SYSTEM" if name == "system" else f"--{name}"
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that torch does not know or this machine does not have.
+
+    Raises:
+        ConfigError: it is not usable.
+    """
+    if device == "cpu":
+        return
+    from bgdiff.errors import ConfigError
+
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", device):
+        raise ConfigError(f"--device {device}: must be cpu, cuda, cuda:1 (the second GPU), mps or xpu")
+    import torch
+
+    try:
+        torch.zeros(1, device=torch.device(device)).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--device {device}: is not usable on this machine ({reason}); use --device cpu"
+        ) from error
+
+
+@contextmanager
+def _errors_told(directory: Path | None = None, again: bool = False) -> Iterator[None]:
+    """Turn what can go wrong into one message and an exit code: 2 user error, 130 Ctrl-C, 143 SIGTERM."""
+    from bgdiff.errors import BgdiffError
+
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except BgdiffError as error:
+        if _Options.debug:
+            raise
+        _complain(f"Error: {error}")
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        hint = ""
+        if directory is not None:
+            hint = f"; resume with: bgdiff run --resume {directory}"
+        elif again:
+            hint = "; the same command continues it"
+        _complain(f"Stopped{hint}")
+        raise typer.Exit(143 if isinstance(error, _Terminated) else 130) from error
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise _Terminated
+
+
+def _complain(message: str) -> None:
+    console = _console(stderr=True)
+    console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+@cache
+def _console(stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _progress() -> "StageProgress":
+    from bgdiff.console import StageProgress
+
+    return StageProgress(_console(stderr=True), quiet=_Options.quiet)
+
+
+def _show_results(directory: Path) -> None:
+    from bgdiff.console import results_tables
+    from bgdiff.io import read_json
+
+    console = _console()
+    for table in results_tables(read_json(directory / "results.json")):
+        console.print(table)
+    report = directory / "report.html"
+    if report.exists():
+        console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
+
+
+class _LogHandler(logging.Handler):
+    """Writes log records to stderr through rich, so that they do not tear a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        prefix = f"{record.levelname.capitalize()}: " if record.levelno >= logging.WARNING else ""
+        console = _console(stderr=True)
+        console.print(
+            prefix + self.format(record), style=style, highlight=False, markup=False, soft_wrap=True
+        )
+
+
+def main() -> None:
+    """Entry point of the ``bgdiff`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
