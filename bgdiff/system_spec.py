@@ -1,0 +1,269 @@
+"""What a ``system.yaml`` may say, checked field by field.
+
+Angles are in degrees here, where people read and write them; everywhere else in the program in radian.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from bgdiff.errors import SystemDefinitionError
+
+__all__ = [
+    "BasinSpec",
+    "ChainsSpec",
+    "DataSpec",
+    "DifferenceSpec",
+    "DoubleWellParameters",
+    "DoubleWellSpec",
+    "MDSpec",
+    "ObservableSpec",
+    "OpenMMSpec",
+    "ReplicaExchangeSpec",
+    "SystemSpec",
+    "read_spec",
+]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObservableSpec(_Model):
+    """A number computed from a conformation; exactly one of the three. Indices count from 0."""
+
+    dihedral: tuple[Index, Index, Index, Index] | None = None
+    """Torsion angle of four atoms."""
+    distance: tuple[Index, Index] | None = None
+    """Distance of two particles, in nm for molecules."""
+    component: tuple[Index, Index] | None = None
+    """Coordinate (particle, axis)."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "ObservableSpec":
+        given = [kind for kind in ("dihedral", "distance", "component") if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of dihedral, distance, component")
+        if self.component is None and len(set(self.particles)) != len(self.particles):
+            raise ValueError("the same particle appears twice")
+        return self
+
+    @property
+    def periodic(self) -> bool:
+        return self.dihedral is not None
+
+    @property
+    def particles(self) -> tuple[int, ...]:
+        """Indices of the particles it needs."""
+        return self.dihedral or self.distance or (self.component or ())[:1]
+
+
+class BasinSpec(_Model):
+    """Conformations whose observable lies in one of half-open intervals ``[lo, hi)``.
+
+    Degrees for torsions, where an interval may run through 180 (such as [150, 210]); otherwise the
+    observable's own unit, where ``.inf`` is allowed.
+    """
+
+    observable: str
+    intervals: Annotated[list[tuple[float, float]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "BasinSpec":
+        for lo, hi in self.intervals:
+            if not lo < hi:
+                raise ValueError(f"interval [{lo:g}, {hi:g}] must have its lower end first")
+        return self
+
+
+class DifferenceSpec(_Model):
+    """Free-energy difference F_final - F_initial = -ln(p_final / p_initial) of two basins."""
+
+    name: str
+    initial: str
+    final: str
+
+
+class DataSpec(_Model):
+    """Where the shipped data set lies, relative to the folder, and what is known of its origin."""
+
+    file: str
+    provenance: str | None = None
+
+
+class MDSpec(_Model):
+    """How ``bgdiff data generate`` makes molecular dynamics: one chain per start."""
+
+    starts: Annotated[list[dict[str, float]], Field(min_length=1)]
+    """Torsions in degrees, by observable name, that each chain starts from."""
+    length_ns: Positive
+    """Length of each chain, without its equilibration."""
+    spacing_ps: Positive
+    step_fs: Positive = 1.0
+    friction_per_ps: Positive = 1.0
+    equilibration_ps: NonNegative = 50.0
+
+    @model_validator(mode="after")
+    def _at_least_a_frame(self) -> "MDSpec":
+        if self.spacing_ps * 1000 < self.step_fs:
+            raise ValueError("spacing_ps is shorter than step_fs")
+        if self.length_ns * 1000 < self.spacing_ps:
+            raise ValueError("length_ns is shorter than spacing_ps")
+        return self
+
+
+class ChainsSpec(_Model):
+    """How ``bgdiff data generate`` makes MALA chains on a toy density: ``chains_per_start`` per start."""
+
+    starts: Annotated[list[list[float]], Field(min_length=1)]
+    """Positions of the particle."""
+    chains_per_start: Count = 1
+    frames: Count
+    """Frames kept of each chain."""
+    spacing: Count = 1
+    """Steps from one kept frame to the next."""
+    step: Positive = 0.01
+    """Time step of the overdamped Langevin proposal, reduced units."""
+    equilibration: Annotated[int, Field(ge=0)] = 0
+    """Steps before the first kept frame."""
+
+
+class ReplicaExchangeSpec(_Model):
+    """How ``bgdiff reference`` makes independent replica-exchange ladders: one per start."""
+
+    starts: Annotated[list[dict[str, float]], Field(min_length=2)]
+    t_max: Positive
+    temperatures: Annotated[int, Field(ge=2)]
+    """Rungs, geometric from the system's temperature to ``t_max`` (K)."""
+    length_ns: Positive
+    """Simulated time of every replica after equilibration."""
+    equilibration_ns: NonNegative = 0.0
+    swap_ps: Positive = 0.5
+    step_fs: Positive = 1.0
+    friction_per_ps: Positive = 1.0
+
+
+class DoubleWellParameters(_Model):
+    """U = a x + b x² + c x⁴ + ½ y²."""
+
+    a: Annotated[float, Field(allow_inf_nan=False)]
+    b: Annotated[float, Field(allow_inf_nan=False)]
+    c: Positive
+
+
+class _Common(_Model):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    title: str
+    observables: Annotated[dict[str, ObservableSpec], Field(min_length=1)]
+    basins: dict[str, BasinSpec] = {}
+    free_energy_differences: list[DifferenceSpec] = []
+    data: DataSpec | None = None
+    reference: str | None = None
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "_Common":
+        for name, basin in self.basins.items():
+            if basin.observable not in self.observables:
+                raise ValueError(f"basins.{name}.observable: there is no observable {basin.observable!r}")
+            if self.observables[basin.observable].periodic:
+                for lo, hi in basin.intervals:
+                    if not (math.isfinite(lo) and math.isfinite(hi) and hi - lo <= 360):
+                        raise ValueError(
+                            f"basins.{name}.intervals: [{lo:g}, {hi:g}] is not an arc of a circle"
+                        )
+        for position, difference in enumerate(self.free_energy_differences):
+            for end in (difference.initial, difference.final):
+                if end not in self.basins:
+                    raise ValueError(f"free_energy_differences.{position}: there is no basin {end!r}")
+        return self
+
+
+class OpenMMSpec(_Common):
+    """A molecule: an OpenMM System and a topology."""
+
+    kind: Literal["openmm"]
+    temperature: Positive
+    """K."""
+    system: str
+    topology: str
+    coordinates: Literal["internal"] = "internal"
+    generate: MDSpec | None = None
+    replica_exchange: ReplicaExchangeSpec | None = None
+
+    @model_validator(mode="after")
+    def _starts_are_torsions(self) -> "OpenMMSpec":
+        for section in ("generate", "replica_exchange"):
+            settings = getattr(self, section)
+            for position, start in enumerate(settings.starts if settings else []):
+                for name in start:
+                    if name not in self.observables or not self.observables[name].periodic:
+                        raise ValueError(
+                            f"{section}.starts.{position}: {name!r} is not a torsion in observables"
+                        )
+        if self.replica_exchange and self.replica_exchange.t_max <= self.temperature:
+            raise ValueError("replica_exchange.t_max: must be above temperature")
+        return self
+
+
+class DoubleWellSpec(_Common):
+    """The two-dimensional double well, at reduced temperature 1."""
+
+    kind: Literal["double_well"]
+    parameters: DoubleWellParameters
+    coordinates: Literal["identity"] = "identity"
+    generate: ChainsSpec | None = None
+
+    @property
+    def temperature(self) -> float:
+        return 1.0
+
+
+SystemSpec = OpenMMSpec | DoubleWellSpec
+
+_ADAPTER: TypeAdapter[SystemSpec] = TypeAdapter(Annotated[SystemSpec, Field(discriminator="kind")])
+
+
+def read_spec(path: Path) -> SystemSpec:
+    """Read and check a ``system.yaml``.
+
+    Raises:
+        SystemDefinitionError: it is missing, is not YAML, or a field is wrong; every wrong field is named.
+    """
+    import yaml
+
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SystemDefinitionError(f"{path}: there is no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemDefinitionError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise SystemDefinitionError(f"{path}: is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SystemDefinitionError(f"{path}: must hold fields such as 'name: ...' and 'kind: ...'")
+    try:
+        return _ADAPTER.validate_python(content)
+    except ValidationError as error:
+        lines = [f"{path}: {_describe(problem)}" for problem in error.errors(include_url=False)]
+        raise SystemDefinitionError("\n".join(lines)) from error
+
+
+def _describe(problem: Any) -> str:
+    place = [str(part) for part in problem["loc"]]
+    if place and place[0] in ("openmm", "double_well"):  # the tag of the union is not a field of the file
+        place = place[1:]
+    message: str = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "union_tag_not_found":
+        place, message = ["kind"], "Field required"
+    elif problem["type"] == "union_tag_invalid":
+        place, message = ["kind"], f"must be 'openmm' or 'double_well', not {problem['ctx']['tag']!r}"
+    elif problem["type"] == "extra_forbidden":
+        message = "there is no such field"
+    return f"{'.'.join(place)}: {message}" if place else message

@@ -1,0 +1,274 @@
+"""Systems: what is sampled, defined by a folder with a ``system.yaml`` rather than by code."""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bgdiff.errors import SystemDefinitionError
+from bgdiff.system_spec import DifferenceSpec, OpenMMSpec, SystemSpec, read_spec
+
+if TYPE_CHECKING:
+    import mdtraj
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from bgdiff.data.dataset import Dataset
+    from bgdiff.targets.base import Target
+
+__all__ = ["System", "list_systems", "load_system"]
+
+_FILE = "system.yaml"
+
+
+class System:
+    """A target density with its topology, observables, basins, data set and reference values.
+
+    Nothing but ``system.yaml`` is read until it is asked for.
+
+    Args:
+        path: the folder that holds ``system.yaml``.
+
+    Raises:
+        SystemDefinitionError: a field of ``system.yaml`` is wrong or a file it names is missing.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.spec: SystemSpec = read_spec(self.path / _FILE)
+        self._definition = [_FILE]
+        if isinstance(self.spec, OpenMMSpec):
+            self._definition += [self.spec.system, self.spec.topology]
+        for name in self._definition:
+            if not (self.path / name).is_file():
+                raise SystemDefinitionError(f"{self.path / _FILE}: names {name}, but there is no such file")
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def temperature(self) -> float:
+        """K for molecules, 1 for systems in reduced units."""
+        return self.spec.temperature
+
+    @property
+    def differences(self) -> list[DifferenceSpec]:
+        """Free-energy differences the system asks for."""
+        return list(self.spec.free_energy_differences)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the definition: ``system.yaml`` and, for a molecule, its System XML and topology."""
+        digest = hashlib.sha256()
+        for name in self._definition:
+            content = (self.path / name).read_bytes()
+            digest.update(f"{name}\0{len(content)}\0".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+    @cached_property
+    def ensemble_digest(self) -> str:
+        """SHA-256 of what fixes the density: potential and temperature. Data sets record it."""
+        return self._digest_of({})
+
+    @cached_property
+    def question_digest(self) -> str:
+        """SHA-256 of the density and of the basins compared. Reference values record it."""
+        fields = ("observables", "basins", "free_energy_differences")
+        return self._digest_of(self.spec.model_dump(mode="json", include=set(fields)))
+
+    @cached_property
+    def target(self) -> "Target":
+        """The density; a new process makes its own."""
+        if isinstance(self.spec, OpenMMSpec):
+            from bgdiff.targets.openmm import OpenMMTarget, read_system
+
+            file = self.path / self.spec.system
+            try:
+                target: Target = OpenMMTarget(read_system(file), self.temperature)
+            except SystemDefinitionError as error:
+                message = str(error)
+                raise SystemDefinitionError(
+                    message if message.startswith(str(file)) else f"{file}: {message}"
+                ) from error
+            atoms = self._topology.n_atoms
+            if atoms != target.event_shape[0]:
+                raise SystemDefinitionError(
+                    f"{self.path / self.spec.topology}: has {atoms} atoms, but {self.spec.system} has "
+                    f"{target.event_shape[0]} particles"
+                )
+        else:
+            from bgdiff.targets.double_well import DoubleWell
+
+            parameters = self.spec.parameters
+            target = DoubleWell(parameters.a, parameters.b, parameters.c)
+        self._check_observables(target.event_shape)
+        return target
+
+    @property
+    def topology(self) -> "mdtraj.Topology | None":
+        """mdtraj topology of a molecule; None for a toy density."""
+        return self._topology if isinstance(self.spec, OpenMMSpec) else None
+
+    @property
+    def structure(self) -> "NDArray[np.float64]":
+        """Coordinates ``(N, 3)`` in nm of a molecule's topology file; a PDB holds three decimals in Å."""
+        import numpy as np
+
+        return np.asarray(self._structure_file.xyz[0], dtype=np.float64)
+
+    @property
+    def data_path(self) -> Path | None:
+        """The shipped data set."""
+        return None if self.spec.data is None else self.path / self.spec.data.file
+
+    def load_data(self, path: "Path | str | Sequence[Path | str] | None" = None) -> "Dataset":
+        """Read and check a data set: the shipped one, or the user's trajectories, one chain each.
+
+        Raises:
+            DataError: it is missing, empty or damaged, or does not belong to this system.
+        """
+        from bgdiff.data.dataset import load_dataset
+
+        return load_dataset(self, path)
+
+    def observables(self, x: "Tensor | NDArray[np.float64]") -> "dict[str, NDArray[np.float64]]":
+        """Every observable of conformations ``(B, N, D)`` as float64 ``(B,)``; torsions in (-π, π]."""
+        import numpy as np
+
+        from bgdiff.data.observables import compute_observable
+
+        values = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, dtype=np.float64)
+        self._check_observables(values.shape[1:])
+        return {name: compute_observable(spec, values) for name, spec in self.spec.observables.items()}
+
+    def basin(self, name: str, observables: "Mapping[str, NDArray[np.float64]]") -> "NDArray[np.bool_]":
+        """Which conformations, given by their observables, lie in the basin.
+
+        Raises:
+            SystemDefinitionError: there is no such basin.
+        """
+        from bgdiff.data.observables import in_basin
+
+        if name not in self.spec.basins:
+            known = ", ".join(self.spec.basins) or "none"
+            raise SystemDefinitionError(f"system {self.name} has no basin {name!r}; it has: {known}")
+        spec = self.spec.basins[name]
+        return in_basin(spec, observables[spec.observable], self.spec.observables[spec.observable].periodic)
+
+    @cached_property
+    def reference(self) -> dict[str, Any]:
+        """Independent reference values as in the system's reference file; empty if it has none.
+
+        Raises:
+            SystemDefinitionError: the file is missing, malformed, or answers another question.
+        """
+        if self.spec.reference is None:
+            return {}
+        path = self.path / self.spec.reference
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            answers = content["question_digest"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SystemDefinitionError(
+                f"{path}: is missing or malformed ({error}); remake it with: bgdiff reference {self.name}"
+            ) from error
+        if answers != self.question_digest:
+            raise SystemDefinitionError(
+                f"{path}: was computed for another potential, temperature or basins than {_FILE} now has; "
+                f"remake it with: bgdiff reference {self.name}, or remove 'reference' from {_FILE}"
+            )
+        return dict(content)
+
+    @cached_property
+    def _structure_file(self) -> Any:
+        import mdtraj
+
+        if not isinstance(self.spec, OpenMMSpec):
+            raise SystemDefinitionError(f"system {self.name} is not a molecule: it has no topology")
+        path = self.path / self.spec.topology
+        try:
+            return mdtraj.load(str(path))
+        except Exception as error:  # mdtraj's readers raise whatever their parsers do
+            raise SystemDefinitionError(f"{path}: mdtraj cannot read it ({error})") from error
+
+    @property
+    def _topology(self) -> Any:
+        return self._structure_file.topology
+
+    def _check_observables(self, shape: Sequence[int]) -> None:
+        particles, dimensions = shape
+        for name, spec in self.spec.observables.items():
+            axis = spec.component[1] if spec.component else 0
+            if max(spec.particles) >= particles or axis >= dimensions:
+                raise SystemDefinitionError(
+                    f"{self.path / _FILE}: observables.{name}: index is out of range; the system has "
+                    f"{particles} particles in {dimensions} dimensions, counted from 0"
+                )
+            if spec.dihedral and dimensions != 3:
+                raise SystemDefinitionError(
+                    f"{self.path / _FILE}: observables.{name}: a torsion needs 3 dimensions"
+                )
+
+    def _digest_of(self, extra: dict[str, Any]) -> str:
+        content: dict[str, Any] = {"kind": self.spec.kind, "temperature": self.temperature, **extra}
+        if isinstance(self.spec, OpenMMSpec):
+            content["system"] = hashlib.sha256((self.path / self.spec.system).read_bytes()).hexdigest()
+        else:
+            content["parameters"] = self.spec.parameters.model_dump(mode="json")
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"System({self.name!r}, {str(self.path)!r})"
+
+
+def list_systems(extra: Path | None = None) -> list[str]:
+    """Names of the systems in ``extra``, ``./systems``, the folders of $BGDIFF_SYSTEMS and the package."""
+    return sorted({folder.name for root in _roots(extra) for folder in _folders(root)})
+
+
+def load_system(name_or_path: str | Path) -> System:
+    """Load a system by the path of its folder or by its name.
+
+    A name is looked for in ``./systems``, then in the folders of $BGDIFF_SYSTEMS, then among the systems
+    that come with bgdiff.
+
+    Raises:
+        SystemDefinitionError: there is no such system, or its definition is wrong.
+    """
+    text, path = str(name_or_path), Path(name_or_path)
+    if path.name == _FILE and path.is_file():
+        return System(path.parent)
+    if (path / _FILE).is_file():
+        return System(path)
+    if isinstance(name_or_path, Path) or len(path.parts) != 1 or text in (".", ".."):
+        raise SystemDefinitionError(f"{text}: there is no {_FILE} in this folder")
+    for root in _roots():
+        if (root / text / _FILE).is_file():
+            return System(root / text)
+    known = list_systems()
+    near = difflib.get_close_matches(text, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise SystemDefinitionError(
+        f"there is no system {text!r}; {hint}known systems: {', '.join(known) or 'none'}. "
+        f"Your own is found by the path of its folder or through $BGDIFF_SYSTEMS"
+    )
+
+
+def _roots(extra: Path | None = None) -> list[Path]:
+    roots = [] if extra is None else [extra]
+    roots.append(Path("systems"))
+    roots += [Path(part) for part in os.environ.get("BGDIFF_SYSTEMS", "").split(os.pathsep) if part]
+    package = Path(__file__).resolve().parent
+    roots.append(package / "_systems" if (package / "_systems").is_dir() else package.parent / "systems")
+    return roots
+
+
+def _folders(root: Path) -> list[Path]:
+    return [file.parent for file in root.glob(f"*/{_FILE}")] if root.is_dir() else []
