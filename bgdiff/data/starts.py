@@ -20,7 +20,7 @@ _RESTRAINT = 500.0  # kJ/mol/rad²: about 4 degrees of slack at 300 K
 
 
 def set_torsion(x: Array, bonds: Sequence[tuple[int, int]], atoms: Sequence[int], angle: float) -> Array:
-    """Turn the far side of a molecule ``(N, 3)`` about the middle bond of ``atoms`` to torsion ``angle`` (rad).
+    """Turn the far side of a molecule ``(N, 3)`` about the middle bond of ``atoms`` to ``angle`` (rad).
 
     Raises:
         SystemDefinitionError: the middle two atoms are not bonded, or their bond is part of a ring.
@@ -46,7 +46,7 @@ def start_structure(
     bonds: Sequence[tuple[int, int]],
     torsions: Mapping[tuple[int, ...], float],
 ) -> Array:
-    """Turn ``x`` ``(N, 3)`` nm to the given torsions (rad, by atom indices) and minimise while holding them."""
+    """Turn ``x`` ``(N, 3)`` nm to torsions (rad, by atom indices) and minimise while holding them."""
     for atoms, angle in torsions.items():
         x = set_torsion(x, bonds, atoms, angle)
     held = openmm.XmlSerializer.clone(system)
