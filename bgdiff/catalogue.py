@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bgdiff.console import estimate
+from bgdiff.analysis.text import with_error
 from bgdiff.errors import SystemDefinitionError
 from bgdiff.system_spec import OpenMMSpec
 from bgdiff.systems import System, list_systems, load_system
@@ -63,7 +63,7 @@ def _frames(system: System) -> str:
 
 def _reference(system: System) -> str:
     values = [
-        f"{item['name']}: {estimate(item['value'], item.get('std_error'))}"
+        f"{item['name']}: {with_error(item['value'], item.get('std_error'))}"
         for item in system.reference.get("free_energy_differences", [])
     ]
     return ", ".join(values) or "none"

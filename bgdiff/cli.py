@@ -1,7 +1,9 @@
 """The command line ``bgdiff``. Nothing heavy is imported before a command needs it."""
 
+import json
 import logging
 import re
+import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,6 +116,15 @@ def run(
     samples: Annotated[
         int | None, typer.Option(min=2, max=10**9, help="Samples to draw.", show_default="from the preset")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a setting of the preset, such as training.steps=500; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Finish an interrupted run as it was set.", show_default=False),
@@ -143,13 +154,18 @@ def run(
         _check_device(device)
         from bgdiff.run import run_all, start_run
 
-        overrides: dict[str, Any] = {}
-        if data:
-            overrides["data"] = [str(path) for path in data]
+        given_settings = list(settings or [])
         if samples is not None:
-            overrides["n_samples"] = samples
-        target = out or Path("runs") / f"{_folder_name(system)}-{preset}-{seed}"
-        directory = start_run(system, target, str(preset), seed, device, overrides)
+            given_settings.append(f"sampling.n_samples={samples}")
+        directory = start_run(
+            system,
+            out or Path("runs") / f"{_folder_name(system)}-{preset}-{seed}",
+            preset=str(preset),
+            seed=seed,
+            device=device,
+            overrides=_overrides(given_settings),
+            data=data or None,
+        )
     with _errors_told(directory):
         run_all(directory, progress=_progress().stage)
         _show_results(directory)
@@ -215,13 +231,35 @@ def _folder_name(system: str) -> str:
     return folder.parent.name if folder.name == "system.yaml" else folder.name
 
 
+def _overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
+    """Turn ``["training.steps=500"]`` into ``{"training": {"steps": 500}}``; values are JSON or text.
+
+    Raises:
+        ConfigError: one of them is not of that form.
+    """
+    from bgdiff.errors import ConfigError
+
+    overrides: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", setting)
+        if match is None:
+            raise ConfigError(f"--set {setting}: must look like training.steps=500")
+        section, field, text = match.groups()
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        overrides.setdefault(section, {})[field] = value
+    return overrides
+
+
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
 
 
 def _flag(name: str) -> str:
-    return "SYSTEM" if name == "system" else f"--{name}"
+    return {"system": "SYSTEM", "settings": "--set"}.get(name, f"--{name}")
 
 
 def _check_device(device: str) -> None:
@@ -263,7 +301,7 @@ def _errors_told(directory: Path | None = None, again: bool = False) -> Iterator
     except KeyboardInterrupt as error:
         hint = ""
         if directory is not None:
-            hint = f"; resume with: bgdiff run --resume {directory}"
+            hint = f"; resume with: bgdiff run --resume {shlex.quote(str(directory))}"
         elif again:
             hint = "; the same command continues it"
         _complain(f"Stopped{hint}")
@@ -285,7 +323,7 @@ def _complain(message: str) -> None:
 def _console(stderr: bool = False) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    return Console(stderr=stderr, emoji=False)  # a device named cuda:-1: is not a thumb
 
 
 def _progress() -> "StageProgress":
@@ -295,12 +333,11 @@ def _progress() -> "StageProgress":
 
 
 def _show_results(directory: Path) -> None:
-    from bgdiff.console import results_tables
-    from bgdiff.io import read_json
+    from bgdiff.analysis.results import read_results
+    from bgdiff.analysis.summary import summary_table
 
     console = _console()
-    for table in results_tables(read_json(directory / "results.json")):
-        console.print(table)
+    console.print(summary_table(read_results(directory / "results.json")))
     report = directory / "report.html"
     if report.exists():
         console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
@@ -320,7 +357,7 @@ class _LogHandler(logging.Handler):
 
 def main() -> None:
     """Entry point of the ``bgdiff`` command."""
-    app()
+    app(prog_name="bgdiff")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""What the command line shows: progress with the time left, and tables of results."""
+"""What the command line shows: progress with the time left, and the table of systems."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from bgdiff.progress import Progress
 
-__all__ = ["StageProgress", "duration", "estimate", "results_tables", "systems_table"]
+__all__ = ["StageProgress", "duration", "systems_table"]
 
 
 class StageProgress:
@@ -54,10 +53,11 @@ class StageProgress:
         except BaseException:
             self._say(f"[red]✗[/] {name} stopped after {duration(meter.elapsed)}")
             raise
-        self._say(f"[green]✓[/] {name}  [dim]{duration(meter.elapsed)}  {escape(meter.text)}[/]")
+        facts = "  ".join(filter(None, [duration(meter.elapsed), escape(meter.text)]))
+        self._say(f"[green]✓[/] {name}  [dim]{facts}[/]")
 
     def _say(self, message: str) -> None:
-        self._console.print(message.rstrip(), highlight=False, soft_wrap=True)
+        self._console.print(message, highlight=False, soft_wrap=True)
 
     @contextmanager
     def _bar(self, name: str, meter: "_Meter") -> Iterator[Progress]:
@@ -77,7 +77,7 @@ class StageProgress:
                 meter.update(done, total, text)
                 if meter.elapsed - shown >= 0.1 or done >= total:  # a fast loop should not pay for drawing
                     shown = meter.elapsed
-                    left = f"{duration(meter.left)} left" if meter.left is not None else ""
+                    left = f"{duration(meter.left)} left" if meter.left else ""
                     live.update(task, completed=done, total=total, left=left, text=text)
 
             yield show
@@ -92,7 +92,7 @@ class StageProgress:
             meter.update(done, total, text)
             if meter.elapsed - shown >= self._interval:
                 shown = meter.elapsed
-                self._say(f"{name}  {meter.summary()}  {escape(text)}")
+                self._say(f"{name}  {meter.summary()}  {escape(text)}".rstrip())
 
         yield show
 
@@ -142,7 +142,7 @@ class _Meter:
 
 def duration(seconds: float) -> str:
     """Write a time span the way people say it: ``0.4 s``, ``45 s``, ``2 min 05 s``, ``1 h 03 min``."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
@@ -151,20 +151,6 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def estimate(value: float | None, std_error: float | None) -> str:
-    """Write ``value ± std_error`` with the error to two digits; a dash if there is no value."""
-    if value is None:
-        return "–"
-    if not std_error or not 0 < std_error < float("inf"):
-        return f"{value:.4g}"
-    decimals = max(0, 1 - _exponent(std_error))
-    return f"{value:.{decimals}f} ± {std_error:.{decimals}f}"
-
-
-def _exponent(number: float) -> int:
-    return int(f"{number:.1e}".split("e")[1])
 
 
 def systems_table(rows: Iterable[Mapping[str, str]]) -> Table:
@@ -178,61 +164,3 @@ def systems_table(rows: Iterable[Mapping[str, str]]) -> Table:
         name = f"[bold cyan]{escape(row['name'])}[/]\n[dim]{escape(row['title'])}[/]"
         table.add_row(name, *(escape(row[key]) for key in ("particles", "frames", "reference")))
     return table
-
-
-def results_tables(results: Mapping[str, Any]) -> list[Table]:
-    """Tables of the content of ``results.json``: how good the weights are, and the free energies in kT."""
-    weights = Table(
-        title="Weights", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
-    )
-    weights.add_column("quantity")
-    weights.add_column("value", justify="right")
-    weights.add_column("meaning", style="dim")
-    for label, key, form, meaning in _WEIGHT_ROWS:
-        value = results.get(key)
-        if value is not None:
-            weights.add_row(label, form(value), meaning)
-
-    energies = Table(
-        title="Free energies / kT", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
-    )
-    energies.add_column("quantity")
-    for heading in ("this run", "data as given", "reference", "deviation"):
-        energies.add_column(heading, justify="right")
-    log_z = results.get("log_z") or {}
-    rows = [dict(item, name=f"ΔF {item['name']}") for item in results.get("free_energy_differences") or []]
-    rows.append(dict(log_z, name="log Z"))
-    for row in rows:
-        energies.add_row(
-            escape(row["name"]),
-            estimate(row.get("value"), row.get("std_error")),
-            estimate(row.get("data_value"), row.get("data_std_error")),
-            estimate(row.get("reference"), row.get("reference_std_error")),
-            _deviation(row),
-        )
-    return [weights, energies]
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %" if value > 0.01 else f"{100 * value:.2g} %"
-
-
-_WEIGHT_ROWS: tuple[tuple[str, str, Callable[[Any], str], str], ...] = (
-    ("samples", "n_samples", lambda value: f"{value}", "drawn from the learned model"),
-    ("impossible", "n_nonfinite", lambda value: f"{value}", "non-finite energy; weight 0"),
-    ("ESS (Kish)", "ess_kish", _percent, "raw effective sample size, nothing clipped"),
-    ("ESS (forward)", "ess_forward", _percent, "on held-out data; low if the model misses a state"),
-    ("largest weight", "max_weight_share", _percent, "share of the total weight"),
-    ("Pareto k", "pareto_k", lambda value: f"{value:.2f}", "tail of the weights; below 0.7 is reliable"),
-    ("ESS, clipped", "ess_clipped_1e4", _percent, "largest 0.01 % of weights clipped; comparison only"),
-    ("ESS, trimmed", "ess_trimmed_0p2pct", _percent, "largest 0.2 % of weights dropped; comparison only"),
-)
-
-
-def _deviation(row: Mapping[str, Any]) -> str:
-    value, reference = row.get("value"), row.get("reference")
-    if value is None or reference is None:
-        return "–"
-    error: float = ((row.get("std_error") or 0) ** 2 + (row.get("reference_std_error") or 0) ** 2) ** 0.5
-    difference = value - reference
-    return f"{difference:+.3f} ({abs(difference) / error:.1f} σ)" if error > 0 else f"{difference:+.3f}"
