@@ -44,8 +44,14 @@ format: install ## rewrite the sources in the project's style
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+# A run that is there already is continued, and shown if it is complete.
 demo: install ## alanine dipeptide from MD data to a corrected free energy, into runs/demo
-	$(BIN)/bgdiff run alanine_dipeptide_vacuum --preset standard --out runs/demo --seed 0
+	@if test -e runs/demo/run.json; then \
+	  echo "continuing runs/demo; to start anew, remove it"; \
+	  $(BIN)/bgdiff run --resume runs/demo; \
+	else \
+	  $(BIN)/bgdiff run alanine_dipeptide_vacuum --preset standard --out runs/demo --seed 0; \
+	fi
 
 notebook: $(NOTEBOOKS) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks

@@ -104,7 +104,9 @@ def run(
         typer.Argument(metavar="SYSTEM", help="Name of a system, or its folder.", show_default=False),
     ] = None,
     out: Out = None,
-    preset: Annotated[Preset, typer.Option(help="How much work to do.")] = Preset.standard,
+    preset: Annotated[
+        Preset, typer.Option(help="How much work: quick is for a first look.")
+    ] = Preset.standard,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1, mps.")] = "cpu",
     data: Annotated[

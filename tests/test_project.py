@@ -145,7 +145,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestPackage:
     def test_wheel_holds_the_package_and_the_systems(self, wheel: Path) -> None:
         names = set(zipfile.ZipFile(wheel).namelist())
-        expected = {path.relative_to(ROOT).as_posix() for path in MODULES} | {"bgdiff/py.typed"}
+        sources = [path for path in (ROOT / "bgdiff").rglob("*") if path.suffix != ".pyc" and path.is_file()]
+        expected = {path.relative_to(ROOT).as_posix() for path in sources}
+        assert {"bgdiff/py.typed", "bgdiff/cli.py"} <= expected
         for definition in (ROOT / "systems").glob("*/system.yaml"):
             expected.add(f"bgdiff/_systems/{definition.parent.name}/system.yaml")
         assert expected <= names
