@@ -1,0 +1,182 @@
+"""The figures of a run, with titles and captions, from its files."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bgdiff.analysis.plots import (
+    AngleSample,
+    EnergySample,
+    ExactProfile,
+    ProfileSample,
+    Region,
+    energy_histograms,
+    profile,
+    ramachandran_free_energy,
+    training_history,
+    weight_distribution,
+)
+from bgdiff.analysis.results import ObservableInfo, Results
+from bgdiff.analysis.run_files import RunFiles
+from bgdiff.analysis.weights import normalised_weights
+
+__all__ = ["RunFigure", "draw_figures", "symbol"]
+
+_SYMBOLS = {"phi": "φ", "psi": "ψ", "omega": "ω", "theta": "θ", "chi": "χ", "chi1": "χ₁", "chi2": "χ₂"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigure:
+    """A figure with what is said about it; ``name`` is its file name without suffix."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    figure: Figure
+
+
+def symbol(observable: str) -> str:
+    """An observable's name as it is written on an axis: φ for phi."""
+    return _SYMBOLS.get(observable, observable)
+
+
+def draw_figures(run: RunFiles, exact: Mapping[str, ExactProfile] | None = None) -> Iterator[RunFigure]:
+    """Yield every figure that the files allow.
+
+    Args:
+        run: files of the run.
+        exact: known free-energy curves by observable.
+    """
+    weight = normalised_weights(run.proposal["log_weight"])
+    yield from _surfaces(run, weight)
+    yield from _profiles(run, weight, exact or {})
+    yield _energies(run, weight)
+    yield _weights(run)
+    if run.history:
+        yield RunFigure(
+            "training",
+            "Training",
+            "Loss terms on the training data (line: mean of neighbouring steps, band: 80 % of the steps) and "
+            "on held-out data, and the standard deviation of the learned energy's error on held-out data.",
+            "Loss terms and held-out diagnostics against training step.",
+            training_history(run.history),
+        )
+
+
+def _torsions(results: Results) -> list[str]:
+    names = [info.name for info in results.observables if info.kind == "dihedral"]
+    preferred = [name for name in ("phi", "psi") if name in names]
+    return preferred + [name for name in names if name not in preferred]
+
+
+def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]:
+    names = [name for name in _torsions(run.results) if f"obs_{name}" in run.proposal]
+    if len(names) < 2:
+        return
+    x, y = names[:2]
+    samples = {}
+    if f"obs_{x}" in run.data and f"obs_{y}" in run.data:
+        samples["data"] = AngleSample(run.data[f"obs_{x}"], run.data[f"obs_{y}"])
+    ours = run.proposal[f"obs_{x}"], run.proposal[f"obs_{y}"]
+    samples |= {"proposal": AngleSample(*ours), "reweighted": AngleSample(*ours, weight)}
+    regions = []
+    for basin in run.results.basins:
+        axis = {x: "x", y: "y"}.get(basin.observable, "none")
+        intervals = [(lo, hi) for lo, hi in basin.intervals if lo is not None and hi is not None]
+        shares = {"data": basin.data, "proposal": basin.proposal, "reweighted": basin.reweighted}
+        regions.append(
+            Region(basin.name, axis, intervals, {k: v for k, v in shares.items() if v is not None})
+        )
+    yield RunFigure(
+        "ramachandran" if {x, y} == {"phi", "psi"} else f"surface_{x}_{y}",
+        f"Free energy of {symbol(x)} and {symbol(y)}",
+        "Each panel is −ln p with its own lowest bin at 0, on one colour scale; bins of 5°, lightly "
+        "smoothed; white where nothing was sampled. Thin lines: contours. Dashed: basin boundaries; above "
+        "the panels: basin populations.",
+        f"Free-energy maps of {x} and {y} from the data, the proposal and the reweighted samples.",
+        ramachandran_free_energy(samples, regions, labels=(symbol(x), symbol(y))),
+    )
+
+
+def _profiles(
+    run: RunFiles, weight: NDArray[np.float64], exact: Mapping[str, ExactProfile]
+) -> Iterator[RunFigure]:
+    """One for every observable that defines a basin or whose exact curve is known."""
+    wanted = {basin.observable for basin in run.results.basins} | set(exact)
+    for info in run.results.observables:
+        key = f"obs_{info.name}"
+        if info.name not in wanted or key not in run.proposal:
+            continue
+        samples = {"data": ProfileSample(run.data[key])} if key in run.data else {}
+        samples |= {
+            "proposal": ProfileSample(run.proposal[key]),
+            "reweighted": ProfileSample(run.proposal[key], weight),
+        }
+        truth = exact.get(info.name)
+        caption = "−ln of the probability density; band: one standard error of the reweighted curve."
+        if truth is not None:
+            caption += " Below: its deviation from the exact curve, both averaged over the bins."
+        yield RunFigure(
+            f"profile_{info.name}",
+            f"Free-energy profile along {symbol(info.name)}",
+            caption + " Dashed vertical lines: basin boundaries.",
+            f"Free energy along {info.name} from the data, the proposal and the reweighted samples.",
+            profile(
+                samples,
+                label=symbol(info.name),
+                unit="" if info.unit == "reduced" else info.unit,
+                periodic=info.kind == "dihedral",
+                exact=truth,
+                boundaries=_boundaries(run.results, info),
+            ),
+        )
+
+
+def _boundaries(results: Results, info: ObservableInfo) -> list[float]:
+    ends = {
+        end
+        for basin in results.basins
+        if basin.observable == info.name
+        for interval in basin.intervals
+        for end in interval
+        if end is not None and math.isfinite(end)
+    }
+    if info.kind == "dihedral":
+        ends = {(end + 180) % 360 - 180 for end in ends}
+    return sorted(ends)
+
+
+def _energies(run: RunFiles, weight: NDArray[np.float64]) -> RunFigure:
+    energy = run.proposal["energy"]
+    samples = {"data": EnergySample(run.data["energy"])} if "energy" in run.data else {}
+    samples |= {"proposal": EnergySample(energy), "reweighted": EnergySample(energy, weight)}
+    return RunFigure(
+        "energies",
+        "Potential energy",
+        "Distribution of the reduced potential energy on a linear (a) and a logarithmic (b) scale. The "
+        "reweighted curve is the estimate of the true distribution; it differs from the data's where their "
+        "basins are in wrong proportion.",
+        "Histograms of the potential energy of data, proposal and reweighted samples.",
+        energy_histograms(samples),
+    )
+
+
+def _weights(run: RunFiles) -> RunFigure:
+    held_out = run.held_out.get("log_weight")
+    if held_out is not None and (held_out.ndim != 1 or not np.isfinite(held_out).any()):
+        held_out = None
+    return RunFigure(
+        "weights",
+        "Importance weights",
+        "(a) Distribution of the log weights, centred at the mean weight"
+        + (", of the proposal's samples and of held-out data" if held_out is not None else "")
+        + ". (b) Share of all weight that the heaviest samples hold. (c) The largest weights and the "
+        "generalised Pareto distribution fitted to them; above k = 0.7 error bars can't be trusted.",
+        "Distribution, cumulative share and Pareto tail of the importance weights.",
+        weight_distribution(run.proposal["log_weight"], held_out),
+    )

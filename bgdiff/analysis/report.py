@@ -1,0 +1,270 @@
+"""The report of a run: ``figures/*.png`` and one self-contained ``report.html``."""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bgdiff.analysis.figures import RunFigure, draw_figures, symbol
+from bgdiff.analysis.profiles import ExactProfile
+from bgdiff.analysis.results import BasinPopulation, FreeEnergyDifference, Results
+from bgdiff.analysis.run_files import read_run
+from bgdiff.analysis.style import DPI, WIDTH, save_figure
+from bgdiff.analysis.summary import MARKS
+from bgdiff.analysis.text import (
+    count,
+    fraction,
+    kt_in_kj_per_mol,
+    percent,
+    seconds,
+    two_decimals,
+    with_error,
+)
+from bgdiff.analysis.verdict import findings
+from bgdiff.io import make_directory, write_text
+
+__all__ = ["build_report"]
+
+
+def build_report(
+    run_dir: Path | str,
+    exact: Mapping[str, ExactProfile] | None = None,
+    formats: Sequence[str] = (),
+) -> Path:
+    """Draw the figures of a run and write its ``report.html``.
+
+    The report needs no network and no other file. It depends on the run's files alone, so building it
+    again gives the same bytes.
+
+    Args:
+        run_dir: directory with ``results.json`` and ``proposal.npz``, and, for the full report,
+            ``data.npz``, ``held_out.npz``, ``train/history.jsonl`` and ``run.json``.
+        exact: exact free-energy curves by observable, where they are known.
+        formats: further formats of the figures beside ``png``, such as ``pdf`` or ``svg`` for print.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+        StorageError: a file cannot be written.
+    """
+    directory = Path(run_dir)
+    run = read_run(directory)
+    folder = make_directory(directory / "figures")
+    figures = []
+    for drawn in draw_figures(run, exact):
+        for suffix in ("png", *formats):
+            save_figure(drawn.figure, folder / f"{drawn.name}.{suffix}")
+        figures.append(_embed(drawn, folder / f"{drawn.name}.png"))
+    results = run.results
+    judged = findings(results)
+    environment = Environment(
+        loader=PackageLoader("bgdiff.analysis"), autoescape=True, undefined=StrictUndefined
+    )
+    page = environment.get_template("report.html").render(
+        results=results,
+        level=max(finding.level for finding in judged),
+        findings=judged,
+        marks=MARKS,
+        cards=list(_cards(results)),
+        differences=[_difference_row(difference) for difference in results.free_energy_differences],
+        reference_methods=_reference_methods(results),
+        basins=[_basin_row(results, basin) for basin in results.basins],
+        figures=figures,
+        missing=_missing(bool(run.history), bool(run.data)),
+        diagnostics=list(_diagnostics(results)),
+        provenance=list(_provenance(results)),
+        manifest=list(_flatten(run.manifest)),
+        kj=None if results.temperature is None else kt_in_kj_per_mol(results.temperature),
+        count=count,
+    )
+    path = directory / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _embed(drawn: RunFigure, path: Path) -> dict[str, Any]:
+    width, height = (round(float(inches) * DPI) for inches in drawn.figure.get_size_inches())
+    return {
+        "title": drawn.title,
+        "caption": drawn.caption,
+        "alt": drawn.alt,
+        "file": f"figures/{path.name}",
+        "data": base64.b64encode(path.read_bytes()).decode("ascii"),
+        "width": width,
+        "height": height,
+        "narrow": drawn.figure.get_size_inches()[0] < 0.8 * WIDTH,
+    }
+
+
+def _cards(results: Results) -> Iterator[dict[str, str]]:
+    for difference in results.free_energy_differences:
+        yield {
+            "name": f"ΔF({difference.initial} → {difference.final})",
+            "number": with_error(difference.value, difference.std_error),
+            "unit": "" if difference.value is None else "kT",
+            "note": _in_kj(difference, results.temperature),
+        }
+    yield {
+        "name": "effective sample size (Kish)",
+        "number": fraction(results.ess_kish),
+        "unit": f"of {count(results.n_samples)}",
+        "note": f"worth {count(results.ess_kish * results.n_samples)} independent samples",
+    }
+    yield {
+        "name": "log Z",
+        "number": with_error(results.log_z.value, results.log_z.std_error),
+        "unit": "",
+        "note": _against(results.log_z.reference, results.log_z.reference_std_error, results.log_z.z_score),
+    }
+
+
+def _in_kj(difference: FreeEnergyDifference, temperature: float | None) -> str:
+    against = _against(difference.reference, difference.reference_std_error, difference.z_score)
+    if temperature is None or difference.value is None:
+        return against
+    unit = kt_in_kj_per_mol(temperature)
+    error = None if difference.std_error is None else difference.std_error * unit
+    return f"{with_error(difference.value * unit, error, 'kJ/mol')}; {against}"
+
+
+def _against(value: float | None, std_error: float | None, score: float | None) -> str:
+    if value is None:
+        return "no independent reference"
+    distance = "" if score is None else f", {abs(score):.1f} combined errors away"
+    return f"reference {with_error(value, std_error)}{distance}"
+
+
+def _difference_row(difference: FreeEnergyDifference) -> dict[str, str]:
+    score = difference.z_score
+    return {
+        "name": f"{difference.initial} → {difference.final}",
+        "value": with_error(difference.value, difference.std_error),
+        "reference": "–"
+        if difference.reference is None
+        else with_error(difference.reference, difference.reference_std_error),
+        "distance": "–" if score is None else f"{abs(score):.1f} combined errors",
+        "data": two_decimals(difference.data_value),
+        "proposal": two_decimals(difference.proposal_value),
+    }
+
+
+def _reference_methods(results: Results) -> list[str]:
+    return [
+        f"{difference.initial} → {difference.final}: {difference.reference_method}"
+        for difference in results.free_energy_differences
+        if difference.reference_method
+    ]
+
+
+def _basin_row(results: Results, basin: BasinPopulation) -> dict[str, str]:
+    kinds = {info.name: info for info in results.observables}
+    info = kinds.get(basin.observable)
+    if info is None or info.unit == "reduced":
+        unit = ""
+    else:
+        unit = "°" if info.kind == "dihedral" else f" {info.unit}"
+    name = symbol(basin.observable)
+    where = " or ".join(_interval(name, lo, hi, unit) for lo, hi in basin.intervals)
+    error = basin.reweighted_std_error
+    reweighted = (
+        percent(basin.reweighted)
+        if basin.reweighted is None or error is None
+        else f"({with_error(100 * basin.reweighted, 100 * error)}) %"
+    )
+    return {
+        "name": basin.name,
+        "where": where,
+        "data": percent(basin.data),
+        "proposal": percent(basin.proposal),
+        "reweighted": reweighted,
+    }
+
+
+def _interval(name: str, lo: float | None, hi: float | None, unit: str) -> str:
+    left = "" if lo is None else f"{lo:g}{unit} ≤ "
+    right = "" if hi is None else f" < {hi:g}{unit}"
+    return f"{left}{name}{right}".replace("-", "\u2212")
+
+
+def _missing(history: bool, data: bool) -> list[str]:
+    notes = []
+    if not data:
+        notes.append("The run holds no data.npz, so the data set is not drawn.")
+    if not history:
+        notes.append("The run holds no training history.")
+    return notes
+
+
+def _diagnostics(results: Results) -> Iterator[dict[str, str]]:
+    held_out = f"over {count(results.n_held_out)} held-out frames"
+    rows = [
+        ("Kish's effective sample size", fraction(results.ess_kish), "(Σw)²/(N Σw²), unmodified weights"),
+        (
+            "forward effective sample size",
+            fraction(results.ess_forward),
+            f"1/(E[w] E[1/w]) {held_out} as they are; small if the proposal misses what the data hold, or if "
+            "the data's basins are in wrong proportion",
+        ),
+        (
+            "the same, proportions corrected",
+            fraction(results.ess_forward_rebalanced),
+            "with the basins of the held-out frames in their reweighted proportions; small only if the "
+            "proposal misses something",
+        ),
+        ("largest weight", percent(results.max_weight_share), "share of the sum of all weights"),
+        (
+            "Pareto k",
+            two_decimals(results.pareto_k),
+            "shape of the tail of the weights; below 0.5 their variance is finite, above 0.7 error bars "
+            "can't be trusted, above 1 not even the mean exists",
+        ),
+        (
+            "samples of weight zero",
+            count(results.n_nonfinite),
+            "impossible geometry or non-finite energy; they count as samples",
+        ),
+        (
+            "ESS, top 10⁻⁴ clipped",
+            fraction(results.ess_clipped_1e4),
+            "Kish's, after the largest 10⁻⁴ of the weights are set to the smallest of them; only for "
+            "comparison with the literature",
+        ),
+        (
+            "ESS, top 0.2 % dropped",
+            fraction(results.ess_trimmed_0p2pct),
+            "Kish's, without the largest 0.2 % of the weights; only for comparison with the literature",
+        ),
+    ]
+    for name, value, definition in rows:
+        yield {"name": name, "value": value, "definition": definition}
+
+
+def _provenance(results: Results) -> Iterator[tuple[str, str]]:
+    yield "data", f"{count(results.n_data)} frames, {count(results.n_held_out)} held out for the weights"
+    yield "target evaluations", count(results.target_evaluations)
+    if results.timings:
+        stages = ", ".join(f"{stage} {seconds(time)}" for stage, time in results.timings.items())
+        yield "time", f"{stages}; together {seconds(sum(results.timings.values()))}"
+    yield (
+        "log Z",
+        f"{results.log_z.method}, {count(results.log_z.n_eff)} effective samples",
+    )
+    yield "versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """``{"a": {"b": 1}}`` as ``("a.b", "1")``; lists of plain values on one line."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        for position, item in enumerate(value):
+            yield from _flatten(item, f"{prefix}.{position}")
+    elif isinstance(value, list):
+        yield prefix, ", ".join(map(str, value))
+    else:
+        yield prefix, str(value)

@@ -1,0 +1,227 @@
+"""``results.json``: every number a run reports, with its uncertainty. ``docs/results.md`` explains each key.
+
+A number that could not be estimated, or an error that is not known, is ``None`` (``null`` in the file),
+and ``warnings`` says why.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from bgdiff.errors import CheckpointError
+from bgdiff.io import read_json, write_json
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "BasinPopulation",
+    "FreeEnergyDifference",
+    "LogZ",
+    "ObservableInfo",
+    "Results",
+    "read_results",
+    "write_results",
+    "z_score",
+]
+
+SCHEMA_VERSION: Final = 1
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A finite number; nan and ±inf become None, as JSON has no word for them."""
+Fraction = Annotated[float, Field(ge=0, le=1 + 1e-9)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class LogZ(_Model):
+    """Natural logarithm of the target's normaliser."""
+
+    value: float
+    """log Z; the absolute free energy is -value kT."""
+    std_error: Number
+    """One standard error."""
+    method: str
+    """Estimator of the value and of its error."""
+    n_eff: float
+    """Kish's effective number of samples."""
+    reference: Number = None
+    """Independent value."""
+    reference_std_error: Number = None
+    """Its standard error; 0 when exact."""
+    reference_method: str | None = None
+    """How the independent value was obtained."""
+    z_score: Number = None
+    """(value - reference) in combined standard errors."""
+
+
+class FreeEnergyDifference(_Model):
+    """F_final - F_initial = -ln(p_final/p_initial) between two basins, in kT."""
+
+    name: str
+    """As in ``system.yaml``."""
+    initial: str
+    """Basin the difference starts from."""
+    final: str
+    """Basin it leads to."""
+    value: Number
+    """Reweighted estimate, kT."""
+    std_error: Number
+    """One standard error, kT."""
+    method: str
+    """Estimator of the value and of its error."""
+    n_eff: Number
+    """Kish's effective number of samples in the poorer of the two basins."""
+    reference: Number = None
+    """Independent value, kT."""
+    reference_std_error: Number = None
+    """Its standard error, kT; 0 when exact."""
+    reference_method: str | None = None
+    """How the independent value was obtained."""
+    z_score: Number = None
+    """(value - reference) in combined standard errors."""
+    data_value: Number = None
+    """What counting the data set's frames gives, kT; no error, because frames are correlated."""
+    proposal_value: Number = None
+    """What counting the proposal's samples without weights gives, kT."""
+
+
+class ObservableInfo(_Model):
+    """A number computed from each conformation."""
+
+    name: str
+    """As in ``system.yaml``; arrays of the run are called ``obs_<name>``."""
+    kind: Literal["dihedral", "distance", "component"]
+    """What it measures."""
+    unit: Literal["rad", "nm", "reduced"]
+    """Unit of the arrays."""
+
+
+class BasinPopulation(_Model):
+    """Share of the conformations that lie in a basin."""
+
+    name: str
+    """As in ``system.yaml``."""
+    observable: str
+    """Observable that defines it."""
+    intervals: list[tuple[Number, Number]]
+    """Half-open intervals [lo, hi): degrees for dihedrals, else the observable's unit; null: unbounded."""
+    data: Number
+    """Fraction of the data set's frames."""
+    proposal: Number
+    """Fraction of the proposal's samples."""
+    reweighted: Number
+    """Fraction of the weight: the estimate of the true population."""
+    reweighted_std_error: Number
+    """Its standard error."""
+
+
+class Results(_Model):
+    """Content of ``results.json``."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this layout."""
+    bgdiff_version: str
+    """Program that wrote the file."""
+    system: str
+    """Name of the system."""
+    title: str
+    """The system in words."""
+    temperature: Number
+    """K; null for systems in reduced units, where kT = 1."""
+    preset: str
+    """Preset of the run's settings."""
+    seed: int
+    """Seed of the run."""
+
+    n_samples: Annotated[int, Field(ge=1)]
+    """Samples drawn, those of weight zero included."""
+    n_nonfinite: Count
+    """Samples of weight zero: impossible geometry or non-finite energy."""
+    n_data: Count
+    """Frames of the data set, before the split."""
+    n_held_out: Count
+    """Held-out frames behind the forward effective sample sizes."""
+
+    ess_kish: Fraction
+    """(Σw)²/(N Σw²), unmodified."""
+    ess_forward: Fraction | None
+    """1/(E_p[w] E_p[1/w]) over the held-out frames as they are."""
+    ess_forward_rebalanced: Fraction | None
+    """The same with the basins of the held-out frames in their reweighted proportions."""
+    ess_clipped_1e4: Fraction
+    """Kish's with the largest 1e-4 of the weights set to the smallest of them; for comparison only."""
+    ess_trimmed_0p2pct: Fraction
+    """Kish's without the largest 0.2 % of the weights; for comparison only."""
+    max_weight_share: Fraction
+    """The largest weight over the sum of all."""
+    pareto_k: Number
+    """Shape of the generalised Pareto distribution of the largest weights."""
+
+    log_z: LogZ
+    """Natural logarithm of the target's normaliser."""
+    free_energy_differences: list[FreeEnergyDifference]
+    """Differences the system asks for."""
+    basins: list[BasinPopulation]
+    """Populations of the system's basins."""
+    observables: list[ObservableInfo]
+    """Observables in the run's arrays."""
+
+    target_evaluations: Count
+    """Conformations whose target energy, with or without force, the run computed."""
+    timings: dict[str, float]
+    """Wall-clock seconds of each stage."""
+    versions: dict[str, str]
+    """Versions of Python and of the packages that determine the numbers."""
+    warnings: list[str]
+    """What the reader should know, in words."""
+
+
+def z_score(
+    value: float | None,
+    std_error: float | None,
+    reference: float | None,
+    reference_std_error: float | None,
+) -> float | None:
+    """(value - reference) over the combined standard error; None if it is zero or anything is unknown."""
+    if value is None or std_error is None or reference is None or reference_std_error is None:
+        return None
+    combined = math.hypot(std_error, reference_std_error)
+    score = (value - reference) / combined if combined > 0 else math.inf
+    return score if math.isfinite(score) else None
+
+
+def write_results(path: Path | str, results: Results) -> None:
+    """Write ``results.json`` atomically."""
+    write_json(path, results.model_dump(mode="json"))
+
+
+def read_results(path: Path | str) -> Results:
+    """Read ``results.json``.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another schema version; every wrong key is named.
+    """
+    content = read_json(path)
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{path}: has schema version {version}, this bgdiff reads version {SCHEMA_VERSION}; "
+            "write it anew with: bgdiff reweight, or use the bgdiff that wrote it"
+        )
+    try:
+        return Results.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            for problem in error.errors(include_url=False)
+        )
+        raise CheckpointError(f"{path}: {problems}; write it anew with: bgdiff reweight") from error

@@ -1,0 +1,83 @@
+"""The table of a run for the terminal."""
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from bgdiff.analysis.results import Results
+from bgdiff.analysis.text import count, fraction, percent, two_decimals, with_error
+from bgdiff.analysis.verdict import Level, findings
+
+__all__ = ["MARKS", "STYLES", "summary_table"]
+
+STYLES = {Level.RELIABLE: "green", Level.CAUTION: "yellow", Level.UNRELIABLE: "bold red"}
+MARKS = {Level.RELIABLE: "✓", Level.CAUTION: "!", Level.UNRELIABLE: "✗"}
+
+
+def summary_table(results: Results) -> Table:
+    """Estimates with errors, how good the weights are, and the verdict, as a table of three columns."""
+    table = Table(
+        title=Text(results.title),
+        title_style="bold",
+        caption=_caption(results),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    table.add_column("quantity", overflow="fold")
+    table.add_column("value", justify="right")
+    table.add_column("compare with", overflow="fold")
+    for difference in results.free_energy_differences:
+        table.add_row(
+            Text(f"ΔF({difference.initial} → {difference.final}) / kT"),
+            with_error(difference.value, difference.std_error),
+            Text(_comparison(difference.reference, difference.reference_std_error, difference.z_score)),
+            style="bold",
+        )
+        if difference.data_value is not None:
+            table.add_row("  counted in the data", two_decimals(difference.data_value), "")
+        if difference.proposal_value is not None:
+            table.add_row("  counted in the proposal", two_decimals(difference.proposal_value), "")
+    log_z = results.log_z
+    table.add_row(
+        "log Z",
+        with_error(log_z.value, log_z.std_error),
+        Text(_comparison(log_z.reference, log_z.reference_std_error, log_z.z_score)),
+    )
+    table.add_section()
+    table.add_row("samples", count(results.n_samples), _nonfinite(results))
+    table.add_row("effective sample size (Kish)", fraction(results.ess_kish), "1 is perfect")
+    if results.ess_forward is not None:
+        held_out = f"on {count(results.n_held_out)} held-out frames"
+        table.add_row("forward, as the data are", fraction(results.ess_forward), held_out)
+    if results.ess_forward_rebalanced is not None:
+        table.add_row(
+            "forward, proportions corrected", fraction(results.ess_forward_rebalanced), "close to Kish's"
+        )
+    table.add_row("largest weight share", percent(results.max_weight_share), "")
+    table.add_row("Pareto k", two_decimals(results.pareto_k), "below 0.7")
+    table.add_row(
+        "clipped 1e-4 / trimmed 0.2 %",
+        f"{fraction(results.ess_clipped_1e4)} / {fraction(results.ess_trimmed_0p2pct)}",
+        "literature conventions",
+    )
+    return table
+
+
+def _caption(results: Results) -> Text:
+    lines = []
+    for finding in findings(results):
+        lines.append(
+            Text.assemble((MARKS[finding.level], STYLES[finding.level]), " ", (finding.text, "default"))
+        )
+    return Text("\n").join(lines)
+
+
+def _comparison(value: float | None, std_error: float | None, z_score: float | None) -> str:
+    if value is None:
+        return "no reference"
+    distance = "" if z_score is None else f", {abs(z_score):.1f} σ away"
+    return f"reference {with_error(value, std_error)}{distance}"
+
+
+def _nonfinite(results: Results) -> str:
+    return f"{count(results.n_nonfinite)} of weight zero"

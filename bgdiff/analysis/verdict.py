@@ -1,0 +1,209 @@
+"""What the numbers of a run mean, in words: can they be relied on, and if not, why not."""
+
+import math
+from enum import IntEnum
+from typing import NamedTuple
+
+from bgdiff.analysis.results import FreeEnergyDifference, LogZ, Results
+from bgdiff.analysis.text import count, fraction, percent, two_decimals, with_error
+
+__all__ = ["Finding", "Level", "findings", "pareto_k_limit", "verdict"]
+
+# An effective sample of 1000 gives relative errors of 3 %; below 100 the error bars themselves are noise.
+_ENOUGH, _TOO_FEW = 1000, 100
+_SHARE_HIGH, _SHARE_EXTREME = 0.02, 0.1
+# The forward ESS is noisy, and lies below Kish's by chance; by a factor of two it does not.
+_FORWARD_LOW, _FORWARD_EXTREME = 0.5, 0.1
+_NONFINITE_MANY = 0.01
+_FEW_IN_BASIN = 50
+_AGREES, _DISAGREES = 2.0, 3.0
+
+
+class Level(IntEnum):
+    """How far a result can be relied on; the larger, the worse."""
+
+    RELIABLE = 0
+    CAUTION = 1
+    UNRELIABLE = 2
+
+    @property
+    def words(self) -> str:
+        return ("reliable", "use with caution", "not reliable")[self]
+
+
+class Finding(NamedTuple):
+    """One sentence and how bad it is."""
+
+    level: Level
+    text: str
+
+
+def verdict(results: Results) -> tuple[Level, list[str]]:
+    """Return the worst level of all findings, and their sentences."""
+    found = findings(results)
+    return max(finding.level for finding in found), [finding.text for finding in found]
+
+
+def findings(results: Results) -> list[Finding]:
+    """Judge the weights, then every estimate that has something to be compared with."""
+    found = [_sample_size(results), *_largest_weight(results), _tail(results), *_forward(results)]
+    found += _nonfinite(results)
+    for difference in results.free_energy_differences:
+        found += _difference(difference)
+    if results.log_z.reference is not None:
+        found.append(_against_reference("log Z", results.log_z, ""))
+    found += [Finding(Level.CAUTION, _sentence(text)) for text in results.warnings]
+    return found
+
+
+def pareto_k_limit(n_samples: int) -> float:
+    """Largest Pareto k at which the standard errors of ``n_samples`` weights can be relied on.
+
+    min(1 - 1/log10 N, 0.7), Vehtari et al., Pareto smoothed importance sampling, JMLR 25 (2024), section 3.
+    """
+    return min(1 - 1 / math.log10(max(n_samples, 11)), 0.7)
+
+
+def _sample_size(results: Results) -> Finding:
+    effective = results.ess_kish * results.n_samples
+    size = (
+        f"Effective sample size {fraction(results.ess_kish)} of {count(results.n_samples)} samples, worth "
+        f"{count(effective)} independent ones"
+    )
+    if effective < _TOO_FEW:
+        return Finding(Level.UNRELIABLE, f"{size}: too few to trust any number; train longer or sample more.")
+    if effective < _ENOUGH:
+        return Finding(Level.CAUTION, f"{size}: enough for a rough answer; sample more for a sharper one.")
+    return Finding(Level.RELIABLE, f"{size}: reliable.")
+
+
+def _largest_weight(results: Results) -> list[Finding]:
+    share = results.max_weight_share
+    if share < _SHARE_HIGH or share * results.n_samples < 2:
+        return []
+    level = Level.UNRELIABLE if share >= _SHARE_EXTREME else Level.CAUTION
+    return [Finding(level, f"A single sample carries {percent(share)} of all weight.")]
+
+
+def _tail(results: Results) -> Finding:
+    k = results.pareto_k
+    if k is None:
+        return Finding(
+            Level.RELIABLE if results.ess_kish > 0.99 else Level.CAUTION,
+            "Pareto k cannot be estimated: fewer than five weights stand out from the rest.",
+        )
+    size = f"Pareto k {k:.2f}".replace("-", "\u2212")
+    if k >= 1:
+        return Finding(
+            Level.UNRELIABLE, f"{size}: the weights may not even have a mean; neither values nor errors hold."
+        )
+    if k > pareto_k_limit(results.n_samples):
+        return Finding(
+            Level.CAUTION, f"{size}: the weights have a heavy tail, so the log Z error bar can't be trusted."
+        )
+    if k > 0.5:
+        return Finding(
+            Level.RELIABLE,
+            f"{size}: the tail of the weights is long but manageable; error bars are approximate.",
+        )
+    return Finding(Level.RELIABLE, f"{size}: the weights have a finite variance, so the error bars hold.")
+
+
+def _forward(results: Results) -> list[Finding]:
+    if results.ess_forward is None:
+        return [
+            Finding(
+                Level.CAUTION, "No held-out data: nothing here would reveal a mode that the proposal misses."
+            )
+        ]
+    raw, rebalanced = results.ess_forward, results.ess_forward_rebalanced
+    best = raw if rebalanced is None else rebalanced
+    ratio = best / results.ess_kish
+    if ratio < _FORWARD_LOW:
+        level = Level.UNRELIABLE if ratio < _FORWARD_EXTREME else Level.CAUTION
+        return [
+            Finding(
+                level,
+                f"Forward effective sample size {fraction(best)} on held-out data is far below "
+                f"{fraction(results.ess_kish)}: the data hold regions that the proposal rarely visits; "
+                "a mode may be missing.",
+            )
+        ]
+    if rebalanced is not None and raw < _FORWARD_LOW * results.ess_kish:
+        return [
+            Finding(
+                Level.RELIABLE,
+                f"Forward effective sample size {fraction(rebalanced)} on held-out data in the corrected "
+                f"proportions ({fraction(raw)} as they are): the proposal covers the data, whose basins are "
+                "in wrong proportion.",
+            )
+        ]
+    return [
+        Finding(
+            Level.RELIABLE,
+            f"Forward effective sample size {fraction(best)} on held-out data: the proposal covers them.",
+        )
+    ]
+
+
+def _nonfinite(results: Results) -> list[Finding]:
+    if results.n_nonfinite == 0:
+        return []
+    share = results.n_nonfinite / results.n_samples
+    return [
+        Finding(
+            Level.CAUTION if share > _NONFINITE_MANY else Level.RELIABLE,
+            f"{count(results.n_nonfinite)} samples ({percent(share)}) had an impossible geometry or a "
+            "non-finite energy; they count with weight zero.",
+        )
+    ]
+
+
+def _difference(difference: FreeEnergyDifference) -> list[Finding]:
+    name = f"ΔF({difference.initial} → {difference.final})"
+    if difference.value is None:
+        return [Finding(Level.UNRELIABLE, f"{name} could not be estimated.")]
+    found = []
+    if difference.reference is not None:
+        found.append(_against_reference(name, difference, "kT"))
+    else:
+        estimate = with_error(difference.value, difference.std_error, "kT")
+        found.append(Finding(Level.RELIABLE, f"{name} is {estimate}; there is no reference to compare with."))
+    if difference.n_eff is not None and difference.n_eff < _FEW_IN_BASIN:
+        found.append(
+            Finding(
+                Level.CAUTION,
+                f"{name} rests on {difference.n_eff:.0f} effective samples in its poorer basin; its error "
+                "bar is rough.",
+            )
+        )
+    shift = None if difference.data_value is None else difference.value - difference.data_value
+    if shift is not None and abs(shift) > max(0.1, 3 * (difference.std_error or 0.0)):
+        found.append(
+            Finding(
+                Level.RELIABLE,
+                f"Counting the data as they are would give {two_decimals(difference.data_value)} kT; "
+                f"reweighting moved it by {two_decimals(shift, sign=True)} kT.",
+            )
+        )
+    return found
+
+
+def _against_reference(name: str, estimate: FreeEnergyDifference | LogZ, unit: str) -> Finding:
+    ours = with_error(estimate.value, estimate.std_error, unit)
+    theirs = with_error(estimate.reference, estimate.reference_std_error, unit)
+    if estimate.z_score is None:
+        return Finding(Level.CAUTION, f"{name} is {ours}; it cannot be compared with the reference {theirs}.")
+    distance = f"{abs(estimate.z_score):.1f} combined errors"
+    if abs(estimate.z_score) <= _AGREES:
+        return Finding(
+            Level.RELIABLE,
+            f"{name} is {ours} and agrees with the reference {theirs} within {distance}.",
+        )
+    level = Level.UNRELIABLE if abs(estimate.z_score) > _DISAGREES else Level.CAUTION
+    return Finding(level, f"{name} is {ours} and disagrees with the reference {theirs} by {distance}.")
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

@@ -1,0 +1,149 @@
+"""Run directories as a real run leaves them, made in a second from samples with known answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bgdiff.analysis.profiles import ExactProfile
+from bgdiff.analysis.results import Results, write_results
+from bgdiff.analysis.summarise import summarise
+from bgdiff.io import write_json
+from bgdiff.systems import load_system
+
+Arrays = dict[str, np.ndarray]
+
+FACTS: dict[str, Any] = {
+    "preset": "standard",
+    "seed": 7,
+    "bgdiff_version": "0.1.0",
+    "target_evaluations": 52_000,
+    "timings": {"train": 372.4, "sample": 45.2, "reweight": 8.1},
+    "versions": {"python": "3.11.9", "numpy": "2.4.6", "torch": "2.13.0"},
+}
+
+
+def _torsions(generator: np.random.Generator, n: int, positive: float) -> tuple[Arrays, np.ndarray]:
+    """φ and ψ of a molecule with a share ``positive`` of φ > 0, and which rows those are."""
+    right = generator.random(n) < positive
+    left_mode = generator.integers(2, size=n)
+    centre_phi = np.where(right, 60.0, np.where(left_mode, -150.0, -78.0))
+    centre_psi = np.where(right, -70.0, np.where(left_mode, 155.0, 80.0))
+    noise = generator.vonmises(0.0, 18.0, size=(2, n))
+    phi, psi = np.angle(np.exp(1j * (np.radians([centre_phi, centre_psi]) + noise)))
+    return {"phi": phi, "psi": psi}, (phi > 0) & (phi < np.radians(130))
+
+
+def molecule(directory: Path, n: int = 20_000, seed: int = 0, **changes: Any) -> Results:
+    """A good run on alanine dipeptide: 29 % of the data have φ > 0, in truth 0.9 %; log Z is -120."""
+    generator = np.random.default_rng(seed)
+    system = load_system("alanine_dipeptide_vacuum")
+    data, _ = _torsions(generator, 2 * n, 0.29)
+    proposal, right = _torsions(generator, n, 0.29)
+    held_out, held_right = _torsions(generator, n // 10, 0.29)
+    spread = 0.6
+    log_ratio = np.log(np.array([0.991 / 0.71, 0.009 / 0.29]))
+    error = spread * generator.standard_normal(n) - spread**2 / 2
+    log_weight = log_ratio[right.astype(int)] + error - 120.0
+    log_weight[generator.integers(n, size=9)] = -np.inf
+    held_error = spread * generator.standard_normal(n // 10) + spread**2 / 2
+    held_log_weight = log_ratio[held_right.astype(int)] + held_error - 120.0
+
+    def energies(count: int, excess: float) -> np.ndarray:
+        return 0.5 * generator.chisquare(60, size=count) - 62.0 + excess
+
+    energy = energies(n, 0.3)
+    energy[~np.isfinite(log_weight)] = np.inf
+    system.__dict__["reference"] = {
+        "free_energy_differences": [
+            {"name": "phi", "value": 4.68, "std_error": 0.05, "method": "replica exchange, 4 repeats"}
+        ]
+    }
+    results = summarise(
+        system, log_weight, proposal, data, held_out=held_out, held_out_log_weight=held_log_weight,
+        **(FACTS | changes),
+    )  # fmt: skip
+    _write(directory, results, log_weight, energy, proposal, data, energies(2 * n, 0.0))
+    np.savez(directory / "held_out.npz", log_weight=held_log_weight)
+    return results
+
+
+def double_well(directory: Path, n: int = 20_000, seed: int = 0) -> tuple[Results, dict[str, ExactProfile]]:
+    """The tilted double well, sampled from two Gaussians of equal weight; also its exact profiles."""
+    generator = np.random.default_rng(seed)
+    system = load_system("double_well")
+    centres, width = np.array([-1.47, 1.35]), 0.42
+
+    def draw(count: int) -> Arrays:
+        return {
+            "x": centres[generator.integers(2, size=count)] + width * generator.standard_normal(count),
+            "y": generator.standard_normal(count),
+        }
+
+    def potential(x: np.ndarray) -> np.ndarray:
+        return x - 4 * x**2 + x**4
+
+    proposal, data = draw(n), draw(n)
+    scaled = (proposal["x"][:, None] - centres) / width
+    log_q = np.log(np.exp(-0.5 * scaled**2).mean(axis=1) / (width * np.sqrt(2 * np.pi)))
+    energy = potential(proposal["x"]) + 0.5 * proposal["y"] ** 2
+    log_weight = -potential(proposal["x"]) + 0.5 * np.log(2 * np.pi) - log_q
+    system.__dict__["reference"] = {
+        "free_energy_differences": [
+            {"name": "wells", "value": 2.629382, "std_error": 0.0, "method": "quadrature"}
+        ],
+        "log_z": {"value": 5.951223, "std_error": 0.0, "method": "quadrature"},
+    }
+    results = summarise(system, log_weight, proposal, data, **FACTS)
+    data_energy = potential(data["x"]) + 0.5 * data["y"] ** 2
+    _write(directory, results, log_weight, energy, proposal, data, data_energy)
+    grid = np.linspace(-4.0, 4.0, 2001)
+    exact = {"x": ExactProfile(grid, potential(grid)), "y": ExactProfile(grid, 0.5 * grid**2)}
+    return results, exact
+
+
+def history(n: int = 240, every: int = 10) -> list[dict[str, float]]:
+    """Training records, one in 25 steps, every tenth with held-out diagnostics."""
+    generator = np.random.default_rng(1)
+    records = []
+    for row in range(1, n + 1):
+        step = 25 * row
+        decay = np.exp(-step / 900)
+        record = {
+            "step": step,
+            "elapsed": 0.06 * step,
+            "loss": 1.0 + 2 * decay,
+            "score": 0.4 + 1.4 * decay + 0.03 * generator.standard_normal(),
+            "diffclf": 0.9 + 0.5 * decay + 0.01 * generator.standard_normal(),
+            "lr": 1e-3,
+            "grad_norm": 0.8,
+        }
+        if row % every == 0:
+            record |= {
+                "held_out_score": 0.41 + 1.4 * decay,
+                "held_out_diffclf": 0.905 + 0.5 * decay,
+                "held_out_energy_sd": 0.25 + 3 * decay,
+            }
+        records.append(record)
+    return records
+
+
+def _write(
+    directory: Path,
+    results: Results,
+    log_weight: np.ndarray,
+    energy: np.ndarray,
+    proposal: Arrays,
+    data: Arrays,
+    data_energy: np.ndarray,
+) -> None:
+    (directory / "train").mkdir(parents=True, exist_ok=True)
+    write_results(directory / "results.json", results)
+    observables = {f"obs_{name}": values for name, values in proposal.items()}
+    np.savez(directory / "proposal.npz", log_weight=log_weight, energy=energy, **observables)
+    observables = {f"obs_{name}": values for name, values in data.items()}
+    np.savez(directory / "data.npz", energy=data_energy, **observables)
+    lines = [json.dumps(record) for record in history()]
+    (directory / "train" / "history.jsonl").write_text("\n".join(lines) + "\n")
+    write_json(directory / "run.json", {"system": results.system, "config": {"training": {"steps": 6000}}})

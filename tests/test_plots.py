@@ -1,0 +1,241 @@
+"""Figures: what is drawn is what the arrays say, on shared scales, and matplotlib's state is left alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from scipy.stats import norm
+from synthetic_run import history
+
+from bgdiff.analysis.plots import (
+    AngleSample,
+    EnergySample,
+    ExactProfile,
+    ProfileSample,
+    Region,
+    energy_histograms,
+    profile,
+    ramachandran_free_energy,
+    save_figure,
+    training_history,
+    weight_distribution,
+)
+from bgdiff.analysis.profiles import free_energy_profile
+from bgdiff.analysis.surfaces import torsion_free_energy
+from bgdiff.errors import StorageError
+from bgdiff.free_energy import ZeroWeightsError
+
+GENERATOR = np.random.default_rng(0)
+N = 4000
+PHI, PSI = GENERATOR.vonmises(-1.0, 5.0, N), GENERATOR.vonmises(3.1, 5.0, N)
+WEIGHT = GENERATOR.exponential(size=N)
+
+
+def texts(figure: Figure) -> str:
+    """All text of a figure, drawn or not."""
+    return "\n".join(artist.get_text() for artist in figure.findobj(matplotlib.text.Text))
+
+
+def ramachandran(**options: object) -> Figure:
+    samples = {
+        "data": AngleSample(PHI, PSI),
+        "proposal": AngleSample(PHI + 0.1, PSI),
+        "reweighted": AngleSample(PHI, PSI, WEIGHT),
+    }
+    return ramachandran_free_energy(samples, **options)
+
+
+def test_torsion_free_energy_of_a_von_mises_density() -> None:
+    phi, psi = (np.random.default_rng(i).vonmises(2.8, 2.0, 500_000) for i in (1, 2))  # crosses ±180°
+    edges, energy = torsion_free_energy(AngleSample(phi, psi))
+    centres = np.radians((edges[:-1] + edges[1:]) / 2)
+    exact = -2.0 * (np.cos(centres - 2.8)[:, None] + np.cos(centres - 2.8)[None, :])
+    low = exact < exact.min() + 2  # 140 samples a bin and more
+    assert np.abs(energy - (exact - exact.min()))[low].max() < 0.15
+    assert np.nanmin(energy) == 0.0
+
+
+def test_torsion_free_energy_uses_weights_and_leaves_empty_bins_blank() -> None:
+    two = AngleSample(np.array([-1.0, 1.0]), np.array([0.0, 0.0]), np.array([1.0, np.exp(-3)]))
+    _, energy = torsion_free_energy(two, bins=72)
+    filled = np.isfinite(energy)
+    assert filled.sum() == 2
+    assert sorted(energy[filled]) == pytest.approx([0.0, 3.0])
+    # a bin surrounded by its neighbours' smoothed samples is filled, a stray sample fills no neighbour
+    _, none = torsion_free_energy(AngleSample(np.array([np.nan]), np.array([0.0])))
+    assert np.isnan(none).all()
+
+
+def test_torsion_free_energy_is_periodic() -> None:
+    shifted = AngleSample(PHI + 2 * np.pi, PSI - 2 * np.pi, WEIGHT)
+    np.testing.assert_allclose(
+        torsion_free_energy(shifted)[1], torsion_free_energy(AngleSample(PHI, PSI, WEIGHT))[1], atol=1e-9
+    )
+
+
+def test_ramachandran_panels_share_one_colour_scale() -> None:
+    regions = [Region("left_one", "x", [(-180, 0), (130, 180)], {"data": 0.991, "reweighted": 0.5})]
+    figure = ramachandran(regions=regions)
+    meshes = figure.findobj(QuadMesh)
+    panels = [mesh for mesh in meshes if mesh.axes in figure.axes[:3]]
+    assert len(panels) == 3
+    assert len({mesh.get_clim() for mesh in panels}) == 1
+    assert panels[0].get_clim()[0] == 0
+    assert all(np.ma.getmaskarray(mesh.get_array()).any() for mesh in panels)
+    for ax in figure.axes[:3]:
+        assert ax.get_xlim() == ax.get_ylim() == (-180, 180)
+        assert set(ax.get_xticks()) >= {-180, -90, 0, 90, 180}
+        verticals = {line.get_xdata()[0] for line in ax.get_lines()}
+        assert verticals == {0.0, 130.0}  # ±180 is the border
+    text = texts(figure)
+    assert "left one  99.1 %" in text
+    assert "left one  50.0 %" in text
+    assert "φ / degree" in text
+    assert "free energy" in text
+
+
+def test_ramachandran_limit_can_be_set_and_panels_can_be_few() -> None:
+    assert ramachandran(limit=6.0).axes[0].collections[0].get_clim() == (0, 6)
+    single = ramachandran_free_energy({"data": AngleSample(PHI, PSI)}, labels=("a", "b"))
+    assert "a / degree" in texts(single)
+
+
+def test_profile_errors_are_calibrated() -> None:
+    """z-scores of every bin over repeated weighted samples of a Gaussian: mean 0, sd 1."""
+    edges = np.linspace(-2.0, 2.0, 9)
+    truth = -np.log(np.diff(norm.cdf(edges)) / np.diff(edges))
+    scores = []
+    for seed in range(300):
+        x = 1.4 * np.random.default_rng(seed).standard_normal(3000)
+        result = free_energy_profile(ProfileSample(x, norm.pdf(x) / norm.pdf(x, scale=1.4)), edges)
+        scores.append((result.free_energy - truth) / result.std_error)
+    z = np.array(scores)
+    assert np.abs(z.mean(axis=0)).max() < 4.5 / np.sqrt(300)
+    assert np.abs(z.std(axis=0) - 1).max() < 4.5 / np.sqrt(600)
+
+
+def test_profile_against_the_exact_curve() -> None:
+    grid = np.linspace(-8, 8, 4001)
+    samples = {
+        "data": ProfileSample(GENERATOR.standard_normal(5000) + 0.5),
+        "reweighted": ProfileSample(GENERATOR.standard_normal(20_000), np.ones(20_000)),
+    }
+    figure = profile(samples, label="r", unit="nm", exact=ExactProfile(grid, grid**2 / 2), boundaries=[0.3])
+    top, bottom = figure.axes
+    assert bottom.get_xlabel() == "r / nm"
+    deviation = bottom.get_lines()[1].get_ydata()
+    assert np.median(np.abs(deviation)) < 0.1
+    curve = top.get_lines()[0]  # the exact curve, shifted to its own lowest bin
+    assert np.min(curve.get_ydata()) == pytest.approx(0.0, abs=0.02)
+    assert "exact" in texts(figure)
+
+
+def test_profile_of_a_torsion_is_in_degrees() -> None:
+    figure = profile({"reweighted": ProfileSample(PHI, WEIGHT)}, label="φ", periodic=True)
+    assert figure.axes[0].get_xlim() == (-180, 180)
+    assert "φ / degree" in texts(figure)
+
+
+def test_energy_histograms_span_what_matters_and_count_the_rest() -> None:
+    energy = GENERATOR.normal(-30, 4, N)
+    wild = energy.copy()
+    wild[:80], wild[80:100] = 1e12, np.inf
+    weight = np.where(np.arange(N) < 100, 0.0, 1.0)
+    figure = energy_histograms(
+        {
+            "data": EnergySample(energy),
+            "proposal": EnergySample(wild),
+            "reweighted": EnergySample(wild, weight),
+        }
+    )
+    linear, logarithmic = figure.axes
+    assert linear.get_xlim()[1] < 0
+    assert logarithmic.get_yscale() == "log"
+    # 80 beyond the axis, of those that are finite, and whatever strays of a Gaussian lie outside 99.9 %
+    assert "proposal 2.0 %, 0.50 % not finite" in texts(figure) or "proposal 2.1 %" in texts(figure)
+    assert "reweighted" in texts(figure)
+
+
+def test_weight_distribution_is_annotated() -> None:
+    log_weight = GENERATOR.normal(500.0, 0.8, N)
+    log_weight[:7] = -np.inf
+    figure = weight_distribution(log_weight, GENERATOR.normal(500.6, 0.8, 300))
+    text = texts(figure)
+    assert "N = 4\u202f000" in text
+    assert "7 of weight zero" in text
+    assert "largest share" in text
+    assert "$\\hat k$ = " in text
+    assert "held-out data" in text
+    low, high = figure.axes[0].get_xlim()
+    assert low < 0 < high < 10  # centred at the mean weight
+
+
+@pytest.mark.parametrize(
+    "log_weight",
+    [np.zeros(200), np.zeros(1), 200 * np.random.default_rng(0).standard_normal(500), [0.0, -np.inf]],
+    ids=["equal", "one sample", "one sample has it all", "one of two"],
+)
+def test_weight_distribution_of_extreme_weights(log_weight: np.ndarray, tmp_path: Path) -> None:
+    save_figure(weight_distribution(log_weight), tmp_path / "weights.png")
+    assert (tmp_path / "weights.png").stat().st_size > 1000
+
+
+def test_weight_distribution_without_weight() -> None:
+    with pytest.raises(ZeroWeightsError):
+        weight_distribution(np.full(3, -np.inf))
+
+
+def test_training_history_draws_what_was_recorded() -> None:
+    figure = training_history(history())
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        "score-matching loss",
+        "DiffCLF loss",
+        r"sd of energy error / $k_\mathrm{B}T$",
+    ]
+    assert figure.axes[2].get_yscale() == "log"
+    training, held_out = figure.axes[0].get_lines()
+    assert training.get_ydata()[-1] == pytest.approx(0.4, abs=0.1)
+    assert list(held_out.get_xdata()) == [250 * row for row in range(1, 25)]
+
+
+def test_training_history_leaves_out_what_is_missing() -> None:
+    figure = training_history([{"step": 1, "score": 1.0, "diffclf": None}, {"step": 2, "score": np.nan}])
+    assert len(figure.axes) == 1
+    assert "no training history" in texts(training_history([]))
+
+
+def test_drawing_leaves_matplotlib_alone(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    inputs = [PHI.copy(), WEIGHT.copy()]
+    save_figure(ramachandran(), tmp_path / "figure.png")
+    profile({"reweighted": ProfileSample(PHI, WEIGHT)}, label="φ", periodic=True)
+    assert dict(matplotlib.rcParams) == before
+    np.testing.assert_array_equal(PHI, inputs[0])
+    np.testing.assert_array_equal(WEIGHT, inputs[1])
+
+
+def test_pyplot_is_never_imported() -> None:
+    code = (
+        "import sys, bgdiff.analysis.report; "
+        "sys.exit(any(m in sys.modules for m in ('matplotlib.pyplot', 'torch', 'openmm')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_same_figure_same_bytes(tmp_path: Path) -> None:
+    figure = training_history(history())
+    for suffix in ("png", "pdf"):
+        first, second = (tmp_path / f"{name}.{suffix}" for name in "ab")
+        save_figure(figure, first)
+        save_figure(training_history(history()), second)
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_unwritable_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="nowhere"):
+        save_figure(training_history([]), tmp_path / "nowhere" / "figure.png")

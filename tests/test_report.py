@@ -1,0 +1,180 @@
+"""The report: complete, self-contained, honest about damage, and safe with any text."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_run import double_well, molecule
+
+from bgdiff.analysis.report import build_report
+from bgdiff.analysis.results import Results, read_results, write_results
+from bgdiff.analysis.run_files import read_history, read_run
+from bgdiff.errors import CheckpointError
+from bgdiff.io import write_json
+
+
+class Outline(HTMLParser):
+    """Checks that tags are balanced; collects text, addresses and alternative texts."""
+
+    VOID = frozenset({"meta", "img", "br", "link"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.addresses: list[str] = []
+        self.alternatives: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.stack.append(tag)
+        values = dict(attrs)
+        self.addresses += [values[key] or "" for key in ("src", "href", "action", "poster") if key in values]
+        if tag == "img":
+            self.alternatives.append(values.get("alt") or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def outline(path: Path) -> Outline:
+    parser = Outline()
+    parser.feed(path.read_text(encoding="utf-8"))
+    assert parser.stack == []
+    parser.text = re.sub(r"\s+", " ", parser.text)
+    return parser
+
+
+@pytest.fixture(scope="module")
+def molecule_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    directory = tmp_path_factory.mktemp("run")
+    results = molecule(directory)
+    build_report(directory)
+    return directory, results
+
+
+def test_report_of_a_molecule(molecule_run: tuple[Path, Results]) -> None:
+    directory, _ = molecule_run
+    page = outline(directory / "report.html")
+    for words in (
+        "Alanine dipeptide (ACE-ALA-NME)",
+        "preset standard · seed 7 · 300 K · 20 000 samples",
+        "Reliable",
+        "ΔF(phi_negative → phi_positive)",
+        "kJ/mol; reference 4.680 ± 0.050",
+        "replica exchange, 4 repeats",
+        "−180° ≤ φ < 0° or 130° ≤ φ < 180°",
+        "(Σw)²/(N Σw²)",
+        "train 6 min 12 s",
+        "torch 2.13.0",
+        "config.training.steps",
+        "1 kT = 2.4943 kJ/mol at 300 K",
+    ):
+        assert words in page.text, words
+    names = {path.name for path in (directory / "figures").glob("*.png")}
+    assert names == {
+        "ramachandran.png", "profile_phi.png", "energies.png", "weights.png", "training.png",
+    }  # fmt: skip
+    for name in names:
+        assert f"figures/{name}" in page.text
+
+
+def test_report_needs_no_network(molecule_run: tuple[Path, Results]) -> None:
+    page = outline(molecule_run[0] / "report.html")
+    assert len(page.addresses) == 5
+    assert all(address.startswith("data:image/png;base64,iVBOR") for address in page.addresses)
+    assert all(len(text) > 20 for text in page.alternatives)
+    assert not {"script", "iframe", "object", "link"} & set(page.tags)
+    source = (molecule_run[0] / "report.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in source
+    assert not re.search(r"url\(|@import|https?://", source)
+
+
+def test_report_of_a_toy_with_exact_curves(tmp_path: Path) -> None:
+    _, exact = double_well(tmp_path, n=3000)
+    page = outline(build_report(tmp_path, exact))
+    assert "Free-energy profile along x" in page.text
+    assert "deviation from the exact curve" in page.text
+    assert "reference 2.629382 (exact)" in page.text
+    assert "x < 0" in page.text
+    assert "kJ/mol" not in page.text
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
+        "profile_x", "profile_y", "energies", "weights", "training",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures have tests of their own; these need none."""
+    monkeypatch.setattr("bgdiff.analysis.report.draw_figures", lambda run, exact: iter(()))
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_text_is_escaped(tmp_path: Path) -> None:
+    double_well(tmp_path, n=500)
+    results = read_results(tmp_path / "results.json")
+    evil = "<script>alert(1)</script>&\"'"
+    write_results(
+        tmp_path / "results.json",
+        results.model_copy(update={"title": evil, "warnings": [evil], "versions": {evil: evil}}),
+    )
+    write_json(tmp_path / "run.json", {evil: [evil, {"deep": [1, 2]}]})
+    page = outline(build_report(tmp_path))
+    assert "script" not in page.tags
+    assert page.text.count("<script>alert(1)</script>") >= 4
+
+
+def test_same_run_same_report_in_any_format(tmp_path: Path) -> None:
+    double_well(tmp_path, n=500)
+    for name in ("data.npz", "train/history.jsonl", "run.json"):
+        (tmp_path / name).unlink()
+    first = build_report(tmp_path).read_bytes()
+    assert build_report(tmp_path, formats=["svg"]).read_bytes() == first
+    figures = tmp_path / "figures"
+    assert {path.stem for path in figures.glob("*.svg")} == {path.stem for path in figures.glob("*.png")}
+    page = outline(tmp_path / "report.html")
+    assert "holds no data.npz" in page.text
+    assert "holds no training history" in page.text
+    assert "All settings" not in page.text
+
+
+def test_torn_history_is_read_as_far_as_it_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"step": 1, "score": 2.0}\n\n[3]\n{"step": 2, "sco')
+    assert read_history(path) == [{"step": 1, "score": 2.0}]
+    assert "2 damaged lines" in caplog.text
+    assert read_history(tmp_path / "missing.jsonl") == []
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"results\.json: file is missing"):
+        build_report(tmp_path)
+    double_well(tmp_path, n=300)
+    proposal = tmp_path / "proposal.npz"
+    content = proposal.read_bytes()
+    proposal.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"proposal\.npz: corrupt or truncated"):
+        build_report(tmp_path)
+    np.savez(proposal, energy=np.zeros(300))
+    with pytest.raises(CheckpointError, match="has no array log_weight"):
+        build_report(tmp_path)
+    np.savez(proposal, energy=np.zeros(4), log_weight=np.zeros(4))
+    with pytest.raises(CheckpointError, match=r"results\.json speaks of 300 samples"):
+        build_report(tmp_path)
+    proposal.unlink()
+    with pytest.raises(CheckpointError, match=r"proposal\.npz: file is missing"):
+        build_report(tmp_path)
+
+
+def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
+    double_well(tmp_path, n=300)
+    np.savez(tmp_path / "data.npz", energy=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(CheckpointError, match=r"data\.npz: corrupt"):
+        read_run(tmp_path)

@@ -1,0 +1,302 @@
+"""results.json: estimates against what the samples were made from, schema, documentation, verdict."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import get_args, get_origin
+
+import numpy as np
+import pytest
+from pydantic import BaseModel
+from rich.console import Console
+from synthetic_run import double_well, molecule
+
+from bgdiff.analysis.results import Results, read_results, write_results, z_score
+from bgdiff.analysis.summarise import rebalancing_log_weight, summarise
+from bgdiff.analysis.summary import summary_table
+from bgdiff.analysis.text import count, fraction, percent, seconds, two_decimals, with_error
+from bgdiff.analysis.verdict import Level, findings, pareto_k_limit, verdict
+from bgdiff.errors import CheckpointError, DataError
+from bgdiff.systems import load_system
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "results.md"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return molecule(tmp_path_factory.mktemp("molecule"))
+
+
+@pytest.fixture(scope="module")
+def well(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return double_well(tmp_path_factory.mktemp("well"))[0]
+
+
+def changed(results: Results, **changes: object) -> Results:
+    return Results.model_validate(results.model_dump() | changes)
+
+
+def test_estimates_recover_what_the_molecule_was_made_from(good: Results) -> None:
+    (difference,) = good.free_energy_differences
+    assert difference.value is not None
+    assert difference.std_error is not None
+    truth = math.log(0.991 / 0.009)
+    assert abs(difference.value - truth) < 4 * difference.std_error
+    assert difference.data_value == pytest.approx(math.log(0.71 / 0.29), abs=0.1)
+    assert good.log_z.value == pytest.approx(-120.0, abs=4 * (good.log_z.std_error or 0))
+    negative, positive = good.basins
+    assert (negative.reweighted or 0) + (positive.reweighted or 0) == pytest.approx(1)
+    assert positive.reweighted == pytest.approx(0.009, abs=4 * (positive.reweighted_std_error or 0))
+    assert good.n_nonfinite == 9
+    assert good.n_data == 40_000
+
+
+def test_double_well_agrees_with_quadrature(well: Results) -> None:
+    assert abs(well.log_z.z_score or math.inf) < 4
+    assert abs(well.free_energy_differences[0].z_score or math.inf) < 4
+    assert well.temperature is None
+    assert well.basins[0].intervals == [(None, 0.0)]
+    assert [info.unit for info in well.observables] == ["reduced", "reduced"]
+
+
+def test_rebalanced_forward_ess_forgives_wrong_proportions_only(good: Results) -> None:
+    assert good.ess_forward is not None
+    assert good.ess_forward_rebalanced is not None
+    assert good.ess_forward < 0.2 * good.ess_kish
+    assert good.ess_forward_rebalanced == pytest.approx(good.ess_kish, rel=0.15)
+
+
+def test_rebalancing_gives_held_out_data_the_reweighted_populations() -> None:
+    log_weight = np.log([3.0, 1.0, 4.0, 2.0])
+    proposal = {"a": np.array([1, 1, 0, 0], bool), "b": np.array([0, 1, 1, 0], bool)}  # four cells
+    held_out = {"a": np.array([1, 1, 1, 0, 0, 0], bool), "b": np.array([0, 0, 1, 1, 1, 0], bool)}
+    importance = rebalancing_log_weight(log_weight, proposal, held_out, 6)
+    assert importance is not None
+    weights = np.exp(importance)
+    np.testing.assert_allclose(weights / weights.sum(), [0.15, 0.15, 0.1, 0.2, 0.2, 0.2])
+    unseen = {"a": np.zeros(6, bool), "b": held_out["b"]}
+    assert rebalancing_log_weight(log_weight, proposal, unseen, 6) is None
+
+
+def test_an_empty_basin_leaves_null_and_a_warning() -> None:
+    system = load_system("double_well")
+    left = {"x": np.full(50, -1.4), "y": np.zeros(50)}
+    results = summarise(
+        system, np.zeros(50), left, left, preset="quick", seed=0, bgdiff_version="0", target_evaluations=1,
+        timings={}, versions={}, held_out=left, held_out_log_weight=np.zeros(50), warnings=["from training"],
+    )  # fmt: skip
+    (difference,) = results.free_energy_differences
+    assert difference.value is None
+    assert difference.std_error is None
+    assert difference.data_value is None
+    assert results.warnings[0] == "from training"
+    assert "basin right: no sample" in results.warnings[1]
+    level, sentences = verdict(results)
+    assert level is Level.UNRELIABLE
+    assert any("could not be estimated" in sentence for sentence in sentences)
+    assert "not known" in rendered(results)
+
+
+def test_array_lengths_are_checked() -> None:
+    system = load_system("double_well")
+    three, two = ({"x": np.zeros(n), "y": np.zeros(n)} for n in (3, 2))
+    facts = {"preset": "", "seed": 0, "bgdiff_version": "", "target_evaluations": 0}
+    with pytest.raises(DataError, match=r"proposal: observable x has shape \(2,\), but there are 3"):
+        summarise(system, np.zeros(3), two, three, timings={}, versions={}, **facts)
+
+
+def test_file_round_trip(good: Results, tmp_path: Path) -> None:
+    write_results(tmp_path / "results.json", good)
+    assert read_results(tmp_path / "results.json") == good
+    content = json.loads((tmp_path / "results.json").read_text())
+    required = (
+        "n_samples ess_kish ess_forward ess_clipped_1e4 ess_trimmed_0p2pct max_weight_share pareto_k log_z "
+        "free_energy_differences n_nonfinite target_evaluations timings versions"
+    )
+    assert set(required.split()) <= set(content)
+    assert {"value", "std_error"} <= set(content["log_z"])
+    assert {"name", "value", "std_error", "reference", "reference_std_error"} <= set(
+        content["free_energy_differences"][0]
+    )
+
+
+def test_unknown_errors_are_null_in_the_file(well: Results, tmp_path: Path) -> None:
+    unknown = changed(well, pareto_k=math.nan, log_z=well.log_z.model_dump() | {"std_error": math.inf})
+    assert unknown.log_z.std_error is None
+    write_results(tmp_path / "results.json", unknown)
+    assert read_results(tmp_path / "results.json") == unknown
+
+
+def test_damaged_files_are_named(well: Results, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    with pytest.raises(CheckpointError, match=r"results\.json: file is missing"):
+        read_results(path)
+    path.write_text("[1, 2]")
+    with pytest.raises(CheckpointError, match="schema version None"):
+        read_results(path)
+    content = well.model_dump(mode="json")
+    path.write_text(json.dumps(content | {"schema_version": 99}))
+    with pytest.raises(CheckpointError, match="schema version 99, this bgdiff reads version 1"):
+        read_results(path)
+    path.write_text(json.dumps(content | {"ess_kish": "good", "surprise": 1}))
+    with pytest.raises(CheckpointError, match=r"ess_kish: .*surprise: "):
+        read_results(path)
+
+
+def schema_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted keys of the leaves, ``name[]`` for the items of a list; each must have a description."""
+    keys = set()
+    for name, field in model.model_fields.items():
+        assert field.description, f"{prefix}{name} has no description"
+        inner = [
+            part
+            for part in (field.annotation, *get_args(field.annotation))
+            if isinstance(part, type) and issubclass(part, BaseModel)
+        ]
+        if inner:
+            suffix = "[]." if get_origin(field.annotation) is list else "."
+            keys |= schema_keys(inner[0], prefix + name + suffix)
+        else:
+            keys.add(prefix + name)
+    return keys
+
+
+def test_every_key_is_documented_and_every_documented_key_exists() -> None:
+    documented = re.findall(r"^\| `([^`]+)` \|", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    assert set(documented) == schema_keys(Results)
+
+
+def test_z_score_needs_both_errors() -> None:
+    assert z_score(1.5, 0.3, 1.0, 0.4) == pytest.approx(1.0)
+    assert z_score(1.5, None, 1.0, 0.4) is None
+    assert z_score(1.5, 0.3, 1.0, None) is None
+    assert z_score(1.5, 0.0, 1.0, 0.0) is None
+
+
+def test_verdict_on_a_good_run(good: Results) -> None:
+    level, sentences = verdict(good)
+    assert level is Level.RELIABLE
+    assert "of 20\u202f000 samples" in sentences[0]
+    assert sentences[0].endswith("reliable.")
+    text = " ".join(sentences)
+    assert "agrees with the reference" in text
+    assert "reweighting moved it by +3.79" in text
+    assert "in the corrected proportions" in text
+    assert all(sentence.endswith(".") for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "words"),
+    [
+        ({"ess_kish": 0.002, "ess_forward_rebalanced": 0.002}, Level.UNRELIABLE, "too few to trust"),
+        ({"ess_kish": 0.02, "ess_forward_rebalanced": 0.02}, Level.CAUTION, "a rough answer"),
+        ({"max_weight_share": 0.04}, Level.CAUTION, "A single sample carries 4.0 % of all weight"),
+        ({"max_weight_share": 0.2}, Level.UNRELIABLE, "A single sample carries 20.0 %"),
+        ({"pareto_k": 0.6}, Level.RELIABLE, "error bars are approximate"),
+        ({"pareto_k": 0.8}, Level.CAUTION, "Pareto k 0.80: .* log Z error bar can't be trusted"),
+        ({"pareto_k": 1.2}, Level.UNRELIABLE, "may not even have a mean"),
+        ({"pareto_k": None}, Level.CAUTION, "cannot be estimated"),
+        ({"ess_forward_rebalanced": 0.1}, Level.CAUTION, "a mode may be missing"),
+        ({"ess_forward_rebalanced": 0.001}, Level.UNRELIABLE, "a mode may be missing"),
+        ({"ess_forward_rebalanced": None}, Level.CAUTION, "a mode may be missing"),
+        ({"ess_forward": None}, Level.CAUTION, "No held-out data"),
+        ({"n_nonfinite": 900}, Level.CAUTION, r"900 samples \(4.5 %\)"),
+        ({"warnings": ["the data are short"]}, Level.CAUTION, r"The data are short\."),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_verdict_names_what_is_wrong(good: Results, changes: dict, level: Level, words: str) -> None:
+    found, sentences = verdict(changed(good, **changes))
+    assert found is level
+    assert any(re.search(words, sentence) for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("z", "level", "words"),
+    [
+        (-1.4, Level.RELIABLE, "agrees with the reference .* within 1.4 combined errors"),
+        (2.4, Level.CAUTION, "disagrees with the reference .* by 2.4 combined errors"),
+        (-3.1, Level.UNRELIABLE, "disagrees with the reference .* by 3.1 combined errors"),
+        (None, Level.CAUTION, "cannot be compared"),
+    ],
+)
+def test_verdict_compares_with_the_reference(
+    good: Results, z: float | None, level: Level, words: str
+) -> None:
+    difference = good.free_energy_differences[0].model_dump() | {"z_score": z}
+    found = findings(changed(good, free_energy_differences=[difference]))
+    about = [finding for finding in found if finding.text.startswith("ΔF(phi_negative → phi_positive)")]
+    assert about[0].level is level
+    assert re.search(words, about[0].text)
+
+
+def test_verdict_on_few_samples_in_a_basin_and_no_reference(good: Results) -> None:
+    changes = {"n_eff": 12.0, "reference": None, "z_score": None}
+    difference = good.free_energy_differences[0].model_dump() | changes
+    text = " ".join(verdict(changed(good, free_energy_differences=[difference]))[1])
+    assert "rests on 12 effective samples" in text
+    assert "no reference to compare with" in text
+
+
+def test_pareto_k_limit() -> None:
+    assert pareto_k_limit(20_000) == 0.7
+    assert pareto_k_limit(100) == pytest.approx(0.5)
+    assert 0 < pareto_k_limit(1) < 0.1
+
+
+def rendered(results: Results, width: int = 100) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(summary_table(results))
+    return capture.get()
+
+
+def test_summary_table(good: Results) -> None:
+    text = rendered(good)
+    assert "ΔF(phi_negative → phi_positive) / kT" in text
+    assert "reference 4.680 ± 0.050" in text
+    assert "effective sample size (Kish)" in text
+    assert "✓" in text
+    assert len(rendered(good, width=60)) > 0
+
+
+def test_user_text_is_not_markup(good: Results) -> None:
+    assert "[bold]x[/bold]" in rendered(changed(good, title="[bold]x[/bold]"))
+
+
+@pytest.mark.parametrize(
+    ("value", "std_error", "text"),
+    [
+        (4.67234, 0.0312, "4.672 ± 0.031"),
+        (4.67234, 0.0996, "4.67 ± 0.10"),
+        (1234.5, 99.7, "1234 ± 100"),
+        (-2.1, 1.04, "\u22122.1 ± 1.0"),
+        (2.629382, 0.0, "2.629382 (exact)"),
+        (-0.52, math.inf, "\u22120.52 (error not known)"),
+        (-0.52, None, "\u22120.52 (error not known)"),
+        (None, 1.0, "not known"),
+    ],
+)
+def test_with_error(value: float | None, std_error: float | None, text: str) -> None:
+    assert with_error(value, std_error) == text
+
+
+def test_numbers_in_words() -> None:
+    assert with_error(4.67234, 0.0312, "kT") == "4.672 ± 0.031 kT"
+    assert [fraction(v) for v in (0.614, 0.0273, 0.000123, 0.0, None)] == [
+        "0.61", "0.027", "0.00012", "0", "–",
+    ]  # fmt: skip
+    assert [percent(v) for v in (1.0, 0.0995, 0.0087, 0.00012, 0.0, None)] == [
+        "100.0 %", "10.0 %", "0.87 %", "0.012 %", "0 %", "–",
+    ]  # fmt: skip
+    assert [seconds(v) for v in (8.11, 59.97, 362, 3900)] == [
+        "8.1 s",
+        "1 min 00 s",
+        "6 min 02 s",
+        "1 h 05 min",
+    ]
+    assert [two_decimals(v) for v in (-0.001, 2.5, None)] == ["0.00", "2.50", "–"]
+    assert two_decimals(2.5, sign=True) == "+2.50"
+    assert count(20_000) == "20\u202f000"
