@@ -149,7 +149,8 @@ def _good_frames(system: "System", path: Path, x: Tensor) -> Tensor:
     if n_bad > _TOLERATED * len(x):
         raise DataError(
             f"{path}: {summary}. At most {_TOLERATED:.0%} may be. Check that coordinates are in the "
-            "unit of the format, molecules are whole, atoms are in the system's order, and the simulation was stable"
+            "unit of the format, molecules are whole, atoms are in the system's order, and the simulation "
+            "was stable"
         )
     log.warning("%s: %s; they were dropped", path, summary)
     return good
@@ -172,8 +173,8 @@ def _provenance(system: "System", path: Path) -> dict[str, Any]:
             found = content
     if found.get("sha256", sha256) != sha256:
         raise DataError(
-            f"{path}: is not the file that {beside.name} describes; it was changed or is incomplete. Fetch it "
-            f"again, or remove {beside.name} if the change was meant"
+            f"{path}: is not the file that {beside.name} describes; it was changed or is incomplete. "
+            f"Fetch it again, or remove {beside.name} if the change was meant"
         )
     digest = found.get("ensemble_digest", system.ensemble_digest)
     if digest != system.ensemble_digest:

@@ -117,7 +117,7 @@ def _run_md(
         equilibration_ps=settings.equilibration_ps,
         starts_deg=tuple(settings.starts),
         seed=seed,
-        definition=system.digest,
+        definition=system.ensemble_digest,
     )
     chains = [concatenate(records, "x") for records in run_chains(task, _parts(out), processes, progress)]
     _write_trajectory(out, np.concatenate(chains), system)

@@ -78,7 +78,7 @@ class MDTask:
     starts_deg: tuple[dict[str, float], ...]
     seed: int
     definition: str
-    """Digest of the system, so that chunks of another definition are not continued."""
+    """Digest of potential and temperature, so that chunks of another potential are not continued."""
 
     @property
     def n_chains(self) -> int:

@@ -35,8 +35,8 @@ def compute_observable(spec: ObservableSpec, x: Array) -> Array:
 
 
 def in_basin(spec: BasinSpec, values: Array, periodic: bool) -> NDArray[np.bool_]:
-    """Which values ``(B,)`` of the basin's observable (radian if ``periodic``) lie in the basin."""
-    inside = np.zeros(len(values), dtype=np.bool_)
+    """Which values, of any shape, of the basin's observable (radian if ``periodic``) lie in the basin."""
+    inside = np.zeros(values.shape, dtype=np.bool_)
     for lo, hi in spec.intervals:
         if periodic:
             inside |= np.mod(np.degrees(values) - lo, 360) < hi - lo
