@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bgdiff.analysis.exact import exact_profiles
 from bgdiff.analysis.profiles import ExactProfile
 from bgdiff.analysis.results import Results, write_results
 from bgdiff.analysis.summarise import summarise
@@ -98,9 +99,7 @@ def double_well(directory: Path, n: int = 20_000, seed: int = 0) -> tuple[Result
     results = summarise(system, log_weight, proposal, data, **FACTS)
     data_energy = potential(data["x"]) + 0.5 * data["y"] ** 2
     _write(directory, results, log_weight, energy, proposal, data, data_energy)
-    grid = np.linspace(-4.0, 4.0, 2001)
-    exact = {"x": ExactProfile(grid, potential(grid)), "y": ExactProfile(grid, 0.5 * grid**2)}
-    return results, exact
+    return results, exact_profiles(system)
 
 
 def history(n: int = 240, every: int = 10) -> list[dict[str, float]]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 from synthetic_run import history
 
+from bgdiff.analysis.exact import exact_profiles
 from bgdiff.analysis.plots import (
     AngleSample,
     EnergySample,
@@ -29,6 +30,7 @@ from bgdiff.analysis.profiles import free_energy_profile
 from bgdiff.analysis.surfaces import torsion_free_energy
 from bgdiff.errors import StorageError
 from bgdiff.free_energy import ZeroWeightsError
+from bgdiff.systems import load_system
 
 GENERATOR = np.random.default_rng(0)
 N = 4000
@@ -133,6 +135,17 @@ def test_profile_against_the_exact_curve() -> None:
     curve = top.get_lines()[0]  # the exact curve, shifted to its own lowest bin
     assert np.min(curve.get_ydata()) == pytest.approx(0.0, abs=0.02)
     assert "exact" in texts(figure)
+
+
+def test_exact_profiles_give_the_exact_populations() -> None:
+    exact = exact_profiles(load_system("double_well"))
+    assert set(exact) == {"x", "y"}
+    x, energy = exact["x"]
+    boltzmann = np.exp(-energy)
+    total, right = (np.trapezoid(boltzmann[part], x[part]) for part in (x < np.inf, x >= 0))
+    assert np.log(total) + 0.5 * np.log(2 * np.pi) == pytest.approx(5.951223, abs=1e-4)
+    assert -np.log(right / (total - right)) == pytest.approx(2.629382, abs=1e-2)
+    assert exact_profiles(load_system("alanine_dipeptide_vacuum")) == {}
 
 
 def test_profile_of_a_torsion_is_in_degrees() -> None:

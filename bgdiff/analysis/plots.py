@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from bgdiff.analysis.profiles import ExactProfile, ProfileSample, profile
 from bgdiff.analysis.style import COLOURS, LABELS, WIDTH, save_figure, styled
 from bgdiff.analysis.surfaces import AngleSample, Region, ramachandran_free_energy
-from bgdiff.analysis.text import count, fraction, percent
+from bgdiff.analysis.text import count, fraction, percent, two_decimals
 from bgdiff.analysis.weights import ParetoTail, ess_kish, pareto_tail
 from bgdiff.free_energy.importance import scaled_weights
 
@@ -63,8 +63,8 @@ def energy_histograms(samples: Mapping[str, EnergySample], *, bins: int = 80) ->
         for ax in axes:
             ax.stairs(density, edges, color=colour, linewidth=1.5 if strong else 1.1, label=label, zorder=3)
         axes[0].stairs(density, edges, color=colour, alpha=0.12, fill=True, zorder=1)
-        if (density > 0).any():
-            smallest = min(smallest, float(density[density > 0].min()))
+        if (density > 0).any():  # what one sample amounts to, were they all of equal weight
+            smallest = min(smallest, float(1 / (energy.size * np.diff(edges)[0])))
     axes[0].set_ylabel(r"probability density $\times\ k_\mathrm{B}T$")
     axes[0].set_ylim(bottom=0)
     axes[1].set_yscale("log")
@@ -218,7 +218,7 @@ def _beyond(name: str, clean: tuple[Array, Array, float], lo: float, hi: float) 
 
 def _log_weight_histogram(ax: Axes, finite: Array, held_out: Array | None) -> None:
     shown = finite if held_out is None else np.concatenate([finite, held_out])
-    lo, hi = np.quantile(shown, [2e-4, 1.0])
+    lo, hi = np.quantile(shown, [2e-3, 1.0])
     margin = 0.04 * (hi - lo) or 0.5
     edges = np.linspace(lo - margin, hi + margin, 61)
     for values, name, label in (
@@ -282,7 +282,7 @@ def _pareto_panel(ax: Axes, log_weight: Array, centre: float, tail: ParetoTail |
     ax.plot(weight, survival * m / n, color=COLOURS["exact"], linewidth=1.0, label="Pareto fit", zorder=3)
     ax.set(xscale="log", yscale="log", ylim=(0.3 / n, 1.6 * m / n))
     _plain_log_axis(ax.xaxis, weight)
-    _note(ax, [f"$\\hat k$ = {tail.shape:.2f}", f"{count(m)} largest weights"], below=True)
+    _note(ax, [f"$\\hat k$ = {two_decimals(tail.shape)}", f"{count(m)} largest weights"], below=True)
 
 
 def _plain_log_axis(axis: Axis, values: Array) -> None:
