@@ -186,11 +186,11 @@ class InternalCoordinates:
 
 
 def _frame(p: Tensor, g: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Right-handed axes at p: e1 towards g, e2 in the plane of t, e3 such that dihedrals follow IUPAC."""
+    """Axes at p: e1 towards g, e2 in the plane of t on its side, e3 such that dihedrals follow IUPAC."""
     e1 = torch.nn.functional.normalize(g - p, dim=-1)
     aside = t - g
     e2 = torch.nn.functional.normalize(aside - (aside * e1).sum(-1, keepdim=True) * e1, dim=-1)
-    return e1, e2, torch.linalg.cross(e1, e2)
+    return e1, e2, torch.linalg.cross(e2, e1)
 
 
 def _widest_gap(angles: Tensor) -> Tensor:

@@ -13,73 +13,52 @@ __all__ = ["NormalStep", "Prior", "reverse_step"]
 
 @dataclass(frozen=True)
 class NormalStep:
-    """A normal displacement on the real axes, and a wrapped normal one on the periodic axes.
+    """Independent normal displacements: plain on the real axes, wrapped on the periodic ones.
 
-    The real axes come first. ``factor`` is the lower Cholesky factor ``(r, r)`` of their covariance, or
-    its diagonal ``(r,)``; ``angular_variance`` is ``(p,)``.
+    Args:
+        variance: ``(d,)``, positive.
+        periodic: bool ``(d,)``.
     """
 
-    factor: Tensor
-    angular_variance: Tensor
-
-    @property
-    def n_real(self) -> int:
-        return self.factor.shape[0]
+    variance: Tensor
+    periodic: Tensor
 
     def sample(self, centre: Tensor, generator: torch.Generator) -> Tensor:
         """Draw z ``(B, d)`` around ``centre`` ``(B, d)``; angles are wrapped into [-π, π)."""
         noise = torch.randn(centre.shape, generator=generator, dtype=centre.dtype, device=centre.device)
-        real, angle = noise[:, : self.n_real], noise[:, self.n_real :]
-        real = real @ self.factor.T if self.factor.ndim == 2 else real * self.factor
-        z = centre + torch.cat([real, angle * self.angular_variance.sqrt()], -1)
-        z[:, self.n_real :] = torch.remainder(z[:, self.n_real :] + math.pi, 2 * math.pi) - math.pi
-        return z
+        z = centre + noise * self.variance.sqrt()
+        return torch.where(self.periodic, torch.remainder(z + math.pi, 2 * math.pi) - math.pi, z)
 
     def log_prob(self, z: Tensor, centre: Tensor) -> Tensor:
         """Log density ``(B,)`` of arriving at z from ``centre``."""
         delta = z - centre
-        real, angle = delta[:, : self.n_real], delta[:, self.n_real :]
-        if self.factor.ndim == 2:
-            whitened = torch.linalg.solve_triangular(self.factor, real.T, upper=False).T
-            log_det = self.factor.diagonal().log().sum()
-        else:
-            whitened = real / self.factor
-            log_det = self.factor.log().sum()
-        value = -0.5 * (whitened**2).sum(-1) - log_det - 0.5 * self.n_real * math.log(2 * math.pi)
-        if angle.shape[1]:
-            value = value + wrapped_normal_log_prob(angle, self.angular_variance).sum(-1)
+        variance, real = self.variance, ~self.periodic
+        normal = delta[:, real] ** 2 / variance[real] + torch.log(2 * math.pi * variance[real])
+        value = -0.5 * normal.sum(-1)
+        if bool(self.periodic.any()):
+            angle = wrapped_normal_log_prob(delta[:, self.periodic], variance[self.periodic])
+            value = value + angle.sum(-1)
         return value
 
     @classmethod
     def isotropic(cls, variance: float, periodic: Tensor) -> "NormalStep":
-        """The noising step: variance ``variance`` on every axis of a space with ``periodic`` axes."""
-        n_real = int((~periodic).sum())
+        """The noising step: the same variance on every axis."""
         full = torch.full((len(periodic),), variance, dtype=torch.float64, device=periodic.device)
-        return cls(full[:n_real].sqrt(), full[n_real:])
+        return cls(full, periodic)
 
 
 def reverse_step(variance: float, moment: Tensor, periodic: Tensor) -> NormalStep:
-    """The reverse step of a noising step of variance D, with the best constant covariance.
+    """The reverse step of a noising step of variance D, with the best constant variance per axis.
 
-    v = D (1 - D E[s sᵀ]), where s is the score at the noisier rung: the covariance that minimises the
+    v_i = D (1 - D E[s_i²]), where s is the score at the noisier rung: the variance that minimises the
     Kullback-Leibler divergence over all steps with mean z + D s (Analytic-DPM, Bao et al. 2022, theorem
-    1, here with E[s sᵀ] measured instead of its trace). Exact for Gaussian data, whatever D.
+    1, taken axis by axis). Exact for Gaussian data with independent axes, whatever D.
 
     Args:
-        moment: E[s sᵀ] ``(d, d)``, or its diagonal ``(d,)`` for a variance per axis. Periodic axes
-            always use the diagonal.
+        moment: E[s_i²] ``(d,)``.
     """
-    n_real = int((~periodic).sum())
-    diagonal = moment if moment.ndim == 1 else moment.diagonal()
     # An estimate of D E[s²] can exceed 1 by sampling error; the floor keeps the step a density.
-    shrink = (1 - variance * diagonal).clamp_min(_FLOOR)
-    angular = variance * shrink[n_real:]
-    if moment.ndim == 1:
-        return NormalStep((variance * shrink[:n_real]).sqrt(), angular)
-    block = moment[:n_real, :n_real]
-    values, vectors = torch.linalg.eigh(block)
-    values = variance * (1 - variance * values).clamp_min(_FLOOR)
-    return NormalStep(torch.linalg.cholesky((vectors * values) @ vectors.T), angular)
+    return NormalStep(variance * (1 - variance * moment).clamp_min(_FLOOR), periodic)
 
 
 _FLOOR = 1e-3

@@ -42,8 +42,7 @@ class Ladder:
 
     Args:
         sigma: ``(K+1,)`` noise, from 0 up.
-        moments: E[s sᵀ] per rung 1..K, ``(K, d, d)``, or the diagonals ``(K, d)``; see
-            :func:`measure_moments`.
+        moments: E[s_i²] of rungs 1..K, ``(K, d)``; see :func:`measure_moments`.
     """
 
     model: EnergyModel
@@ -110,6 +109,25 @@ class Ladder:
         top = self.prior.log_prob(z)
         return Paths(start, log_ratio - top, z_low, above - top + self._log_density(z_low, 1))
 
+    def step_variances(self, z: Tensor, generator: torch.Generator, progress: Progress = silent) -> Tensor:
+        """How much each step from rung k+1 to k, k = 1..K-1, scatters the weight: ``(K-1,)``.
+
+        The variance over noised data ``z`` ``(n, d)`` of log p̃_k(z_k) + log q(z_{k+1}|z_k) - log p̃_{k+1}(z_{k+1})
+        - log p_θ(z_k|z_{k+1}), which is constant for a step that samples the model's own rungs exactly.
+        """
+        lower = self.up(0).sample(z.to(torch.float64), generator)
+        energy = self._log_density(lower, 1)
+        variances = []
+        for k in range(1, self.n_rungs):
+            step = self.up(k)
+            upper = step.sample(lower, generator)
+            above = self._log_density(upper, k + 1)
+            change = energy - above + step.log_prob(upper, lower)
+            variances.append((change - self.down(k).log_prob(lower, self.centre(upper, k))).var())
+            lower, energy = upper, above
+            progress(k, self.n_rungs - 1)
+        return torch.stack(variances)
+
     def _level(self, k: int, z: Tensor) -> Tensor:
         return self.sigma[k].to(z).reshape(1)
 
@@ -124,25 +142,23 @@ def measure_moments(
     z: Tensor,
     generator: torch.Generator,
     *,
-    full: bool = True,
     batch: int = 4096,
     progress: Progress = silent,
 ) -> Tensor:
-    """E[s sᵀ] of the model's score over noised data, for each rung 1..K; float64.
+    """E[s_i²] of the model's score over noised data, for each rung 1..K; ``(K, d)`` float64.
 
     Args:
         z: data ``(n, d)``; each rung noises all of it afresh.
-        full: return ``(K, d, d)``; otherwise the diagonals ``(K, d)``.
     """
     z = z.to(torch.float64)
     moments = []
     for k in range(1, len(sigma)):
         noised = NormalStep.isotropic(float(sigma[k] ** 2), model.periodic).sample(z, generator)
         level = sigma[k].to(noised).reshape(1)
-        total: Tensor | float = 0.0
+        total = torch.zeros_like(z[0])
         for part in noised.split(batch):
             score = log_density_and_score(model, part, level)[1].to(torch.float64)
-            total = total + (score.T @ score if full else (score**2).sum(0))
-        moments.append(torch.as_tensor(total) / len(z))
+            total += (score**2).sum(0)
+        moments.append(total / len(z))
         progress(k, len(sigma) - 1)
     return torch.stack(moments)

@@ -47,16 +47,16 @@ class EnergyNetwork(nn.Module):
         self.n_periodic = int(periodic.sum())
         n_features = self.n_real + 2 * shape.harmonics * self.n_periodic
         width = shape.width
-        self.embed = nn.Sequential(nn.Linear(2 * _N_FREQUENCIES + 1, width), nn.SiLU())
-        self.modulate = nn.Linear(width, 2 * width * shape.depth)
+        self.embed = nn.Sequential(nn.Linear(2 * _N_FREQUENCIES + 1, _EMBEDDING), nn.SiLU())
+        self.scale = nn.ModuleList(nn.Linear(_EMBEDDING, width) for _ in range(shape.depth))
+        self.shift = nn.ModuleList(nn.Linear(_EMBEDDING, width) for _ in range(shape.depth))
         self.enter = nn.Linear(n_features, width)
         self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(shape.depth))
         self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(shape.depth))
         self.leave = nn.Linear(width, n_features)
-        nn.init.zeros_(self.modulate.weight)
-        nn.init.zeros_(self.modulate.bias)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        for layer in (*self.scale, *self.shift, self.leave):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
         """Unnormalised log p̃(z, σ) ``(B,)`` for z ``(B, d)``, σ ``(B,)`` or ``(1,)``."""
@@ -83,13 +83,11 @@ class EnergyNetwork(nn.Module):
         level = 2 * (sigma.log()[:, None] - low) / (high - low) - 1
         frequencies = torch.arange(1, _N_FREQUENCIES + 1, device=level.device) * (0.5 * math.pi)
         wave = level * frequencies
-        modulation = self.modulate(self.embed(torch.cat([level, wave.cos(), wave.sin()], -1)))
+        embedding = self.embed(torch.cat([level, wave.cos(), wave.sin()], -1))
         hidden = self.enter(features)
-        for block, (inner, outer) in enumerate(zip(self.inner, self.outer, strict=True)):
-            scale, shift = modulation[:, 2 * block * self.shape.width :].split(self.shape.width, -1)[:2]
-            hidden = hidden + outer(
-                nn.functional.silu(inner(nn.functional.silu(hidden)) * (1 + scale) + shift)
-            )
+        for inner, outer, scale, shift in zip(self.inner, self.outer, self.scale, self.shift, strict=True):
+            inside = inner(nn.functional.silu(hidden)) * (1 + scale(embedding)) + shift(embedding)
+            hidden = hidden + outer(nn.functional.silu(inside))
         out: Tensor = self.leave(nn.functional.silu(hidden))
         return out
 
@@ -113,3 +111,4 @@ class EnergyNetwork(nn.Module):
 
 
 _N_FREQUENCIES = 8
+_EMBEDDING = 64

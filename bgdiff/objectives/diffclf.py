@@ -59,24 +59,27 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 """The variants by the name used in a configuration."""
 
 
-def choose_rungs(
-    n_groups: int, n_levels: int, window: int, lowest: int, highest: int, generator: torch.Generator
-) -> Tensor:
-    """Draw ``n_levels`` distinct rungs for each group from a random window of neighbours.
+def choose_rungs(windows: Tensor, n_groups: int, n_levels: int, lowest: int, generator: torch.Generator) -> Tensor:
+    """Draw ``n_levels`` distinct rungs for each group: one at random, the others from its window.
 
-    Only rungs that overlap tell each other apart with signal, so each group's rungs lie within
-    ``window`` of each other. Windows that would stick out are shifted inwards, so the ends of the
-    ladder are visited a little more often than its middle, never less.
+    Only rungs that overlap tell each other apart with signal, but the farther they are apart the larger
+    the difference that shows: windows should be as wide as overlap allows.
+
+    Args:
+        windows: int64 ``(K+1, 2)``, first and last rung of each rung's window.
+        lowest: 0 or 1, the lowest rung that may be drawn.
 
     Returns:
-        int64 ``(n_groups, n_levels)`` of rungs in [lowest, highest].
+        int64 ``(n_groups, n_levels)`` of rungs in [lowest, K].
     """
     device = generator.device
-    window = min(window, highest - lowest)
-    start = torch.randint(lowest - window, highest + 1, (n_groups, 1), generator=generator, device=device)
-    start = start.clamp(lowest, highest - window)
-    order = torch.rand(n_groups, window + 1, generator=generator, device=device).argsort(-1)
-    return start + order[:, :n_levels]
+    rungs = torch.arange(len(windows), device=device)
+    centre = torch.randint(lowest, len(windows), (n_groups, 1), generator=generator, device=device)
+    first, last = windows[centre[:, 0]].clamp_min(lowest).T[..., None]
+    rank = torch.rand(n_groups, len(windows), generator=generator, device=device)
+    rank = rank.masked_fill((rungs < first) | (rungs > last) | (rungs == centre), -1.0)
+    others = rank.topk(n_levels - 1, -1).indices
+    return torch.cat([centre, others], -1)
 
 
 def _margins(logits: Tensor) -> Tensor:

@@ -1,0 +1,187 @@
+"""Settings of a run, with the presets; every field is checked, and its meaning stands beside it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bgdiff.errors import ConfigError
+
+__all__ = [
+    "PRESETS",
+    "LadderConfig",
+    "NetworkConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "TrainingConfig",
+    "make_config",
+    "parse_config",
+]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkConfig(_Settings):
+    """Size of the energy network."""
+
+    width: Annotated[int, Field(ge=4, le=8192)] = 256
+    depth: Annotated[int, Field(ge=1, le=64)] = 4
+    harmonics: Annotated[int, Field(ge=1, le=32)] = 3
+    """Highest angular multiple m in the features cos(m z), sin(m z) of a periodic axis."""
+
+
+class LadderConfig(_Settings):
+    """Noise levels, in units of the whitened latents."""
+
+    sigma_min: Positive = 0.02
+    sigma_max: Positive = 12.0
+    n_training_rungs: Annotated[int, Field(ge=2, le=100_000)] = 128
+    """Rungs on which the model is trained and a normaliser each is learned."""
+    n_rungs: Annotated[int, Field(ge=2, le=100_000)] = 200
+    """Rungs that a walk takes when it samples."""
+    moment_samples: Annotated[int, Field(ge=2)] = 4096
+    """Noised data points per rung from which the variances of the reverse steps are measured."""
+    pilot_samples: Annotated[int, Field(ge=0)] = 1000
+    """Data points walked up a pilot ladder to place the rungs where they help most; 0 leaves them
+    log-uniform."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> "LadderConfig":
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(f"sigma_min ({self.sigma_min:g}) must be below sigma_max ({self.sigma_max:g})")
+        return self
+
+
+class TrainingConfig(_Settings):
+    """How the rungs are fitted."""
+
+    steps: Count = 6000
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 512
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    warm_up: Annotated[int, Field(ge=0)] = 200
+    """Steps over which the learning rate rises linearly; then it falls to 0 along a cosine."""
+    gradient_clip: Positive = 1.0
+    """Largest norm of the network's gradient."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay per step of the running mean of the weights, which is what is used afterwards."""
+    forces: bool = True
+    """Use the target's forces at the data points (mixed score identity); right only if the data were
+    drawn from the target's own energy and temperature, though basins may be in wrong proportion."""
+    classification: Literal["bi_level", "multi_level", "jensen_shannon", "forward_kl"] | None = "bi_level"
+    """Variant of DiffCLF; null trains by score matching alone."""
+    classification_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    n_levels: Annotated[int, Field(ge=2, le=64)] = 2
+    """Rungs that are told apart in one group of points."""
+    reach: Positive = 2.0
+    """Largest statistical (Fisher-Rao) length between two rungs in one group: where they overlap well."""
+    with_target: bool = False
+    """Also tell rung 0, with the target's own energy, from the noisy rungs: ties the normalisers to the
+    target's log Z. Only for data whose basins are in the right proportion."""
+    held_out: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    """Fraction of the data kept from training, for diagnostics and the forward effective sample size."""
+    log_every: Count = 50
+    evaluate_every: Count = 500
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+
+    @model_validator(mode="after")
+    def _groups(self) -> "TrainingConfig":
+        if self.batch_size < self.n_levels:
+            raise ValueError(f"batch_size ({self.batch_size}) is below n_levels ({self.n_levels})")
+        return self
+
+
+class SamplingConfig(_Settings):
+    """What is drawn from the trained ladder."""
+
+    n_samples: Annotated[int, Field(ge=1, le=1_000_000_000)] = 20_000
+    chunk: Count = 1000
+    """Walks at a time: limits memory and is the unit in which an interrupted run resumes."""
+    n_held_out: Annotated[int, Field(ge=0)] = 2000
+    """Held-out frames that are walked up the ladder, for the forward effective sample size."""
+
+
+class RunConfig(_Settings):
+    """Everything that decides a run's result, apart from the system."""
+
+    preset: str = "standard"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: str = "cpu"
+    network: NetworkConfig = NetworkConfig()
+    ladder: LadderConfig = LadderConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    @model_validator(mode="after")
+    def _enough_rungs(self) -> "RunConfig":
+        if self.training.n_levels > self.ladder.n_training_rungs:
+            raise ValueError(
+                f"training.n_levels ({self.training.n_levels}) exceeds ladder.n_training_rungs "
+                f"({self.ladder.n_training_rungs})"
+            )
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "network": {"width": 128, "depth": 2},
+        "ladder": {"n_training_rungs": 96, "n_rungs": 60, "moment_samples": 2048, "pilot_samples": 500},
+        "training": {"steps": 1500, "batch_size": 256},
+        "sampling": {"n_samples": 4000, "n_held_out": 500},
+    },
+    "standard": {
+        "training": {"steps": 8000},
+    },
+    "best": {
+        "network": {"width": 384, "depth": 6},
+        "ladder": {"n_rungs": 400},
+        "training": {"steps": 40_000, "batch_size": 1024},
+        "sampling": {"n_samples": 50_000, "n_held_out": 4000},
+    },
+}
+"""What each preset changes from the defaults above."""
+
+
+def make_config(
+    preset: str = "standard",
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    overrides: dict[str, Any] | None = None,
+) -> RunConfig:
+    """Settings of a preset, with ``overrides`` such as ``{"training": {"steps": 100}}`` on top.
+
+    Raises:
+        ConfigError: unknown preset, or a setting out of range (the message names it).
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
+    merged: dict[str, Any] = {}
+    for layer in (PRESETS[preset], overrides or {}):
+        for section, fields in layer.items():
+            if isinstance(fields, dict):
+                merged[section] = {**merged.get(section, {}), **fields}
+            else:
+                merged[section] = fields
+    return parse_config({**merged, "preset": preset, "seed": seed, "device": device})
+
+
+def parse_config(content: dict[str, Any]) -> RunConfig:
+    """Check settings read from a file.
+
+    Raises:
+        ConfigError: naming each wrong field.
+    """
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: "
+            f"{problem['msg'].removeprefix('Value error, ')}"
+            + ("" if problem["type"] in ("extra_forbidden", "value_error") else f" (got {problem['input']!r})")
+            for problem in error.errors()
+        ]
+        raise ConfigError("bad settings: " + "; ".join(lines)) from error

@@ -1,0 +1,310 @@
+"""The Boltzmann generator: what training yields, what it draws, and what reweighting makes of that."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bgdiff.analysis.weights import WeightDiagnostics, normalised_weights, weight_diagnostics
+from bgdiff.config import RunConfig, make_config, parse_config
+from bgdiff.coordinates import Coordinates, LatentTarget, coordinates_from_state
+from bgdiff.errors import CheckpointError, ConfigError
+from bgdiff.free_energy.estimate import Estimate
+from bgdiff.free_energy.importance import expectation, free_energy_difference, log_z
+from bgdiff.io import load_tensors, save_tensors
+from bgdiff.ladder.levels import even_levels, interpolate_moments, noise_levels
+from bgdiff.ladder.paths import Ladder, Paths, measure_moments
+from bgdiff.models import EnergyNetwork
+from bgdiff.preparation import Prepared, prepare
+from bgdiff.progress import Progress, silent
+from bgdiff.random import generator_for
+from bgdiff.systems import System
+from bgdiff.training import Trainer
+
+if TYPE_CHECKING:
+    import mdtraj
+
+    from bgdiff.data.dataset import Dataset
+
+__all__ = ["BoltzmannGenerator", "Ensemble", "Proposal", "finish", "join_paths", "train"]
+
+
+@dataclass(frozen=True)
+class BoltzmannGenerator:
+    """A trained ladder for a system.
+
+    ``normalisers`` are the learned f_k = -log Z_k of the training rungs, ``(K+1,)``, float64, with the
+    noise levels ``training_sigma``; f_K = 0 is the normalised prior. f_0 is learned only when
+    training classified against the target.
+    """
+
+    system: System
+    coordinates: Coordinates
+    ladder: Ladder
+    normalisers: Tensor
+    training_sigma: Tensor
+    config: RunConfig
+
+    def walk(self, chunk: int, n: int, *, seed: int, progress: Progress = silent) -> Paths:
+        """The walks of one chunk; they depend on (seed, chunk, n) and nothing else."""
+        device = self.ladder.sigma.device
+        return self.ladder.walk_down(n, generator_for(seed, "sample", chunk, device=device), progress)
+
+    def sample(self, n: int, *, seed: int = 0, progress: Progress = silent) -> "Proposal":
+        """Draw ``n`` independent samples with their path weights. No target energy is computed.
+
+        Raises:
+            ConfigError: ``n`` is not positive.
+        """
+        if n < 1:
+            raise ConfigError(f"the number of samples must be positive, not {n}")
+        size = self.config.sampling.chunk
+        chunks = []
+        for chunk, start in enumerate(range(0, n, size)):
+            done = start * self.ladder.n_rungs
+            total = n * self.ladder.n_rungs
+            count = min(size, n - start)
+
+            def report(k: int, of: int, text: str = "", *, done: int = done, count: int = count) -> None:
+                progress(done + k * count, total, text)
+
+            chunks.append(self.walk(chunk, count, seed=seed, progress=report))
+        return Proposal(self.system, self.coordinates, join_paths(chunks))
+
+    def save(self, path: Path | str) -> None:
+        """Write everything but the system's own definition to one safetensors file, atomically."""
+        model = self.ladder.model
+        if not isinstance(model, EnergyNetwork):
+            raise TypeError("only generators with a learned network can be saved")
+        coordinates, description = self.coordinates.state()
+        tensors = {
+            **{f"model.{name}": value for name, value in model.state_dict().items()},
+            **{f"coordinates.{name}": value for name, value in coordinates.items()},
+            "sigma": self.ladder.sigma,
+            "moments": self.ladder.moments,
+            "normalisers": self.normalisers,
+            "training_sigma": self.training_sigma,
+        }
+        metadata = {
+            "kind": "generator",
+            "system": self.system.name,
+            "system_digest": self.system.digest,
+            "model": model.describe(),
+            "coordinates": description,
+            "config": self.config.model_dump(mode="json"),
+        }
+        save_tensors(path, tensors, metadata)
+
+    @classmethod
+    def load(cls, path: Path | str, system: System, *, device: str = "cpu") -> "BoltzmannGenerator":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: the file is damaged or was trained for another system.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("kind") != "generator":
+            raise CheckpointError(f"{path}: is not a trained generator")
+        if metadata["system_digest"] != system.digest:
+            raise CheckpointError(
+                f"{path}: was trained for another definition of {metadata['system']} than {system.path} holds"
+            )
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        model = EnergyNetwork.from_description(metadata["model"])
+        model.load_state_dict(part("model."))
+        model.to(device).requires_grad_(False)
+        ladder = Ladder(model, tensors["sigma"].to(device), tensors["moments"].to(device))
+        return cls(
+            system,
+            coordinates_from_state(part("coordinates."), metadata["coordinates"]),
+            ladder,
+            tensors["normalisers"],
+            tensors["training_sigma"],
+            parse_config(metadata["config"]),
+        )
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Samples as the model draws them, before the target has been asked."""
+
+    system: System
+    coordinates: Coordinates
+    paths: Paths
+
+    def __len__(self) -> int:
+        return len(self.paths.z)
+
+    def reweight(self) -> "Ensemble":
+        """Weight every sample to the exact Boltzmann density; one target energy per sample."""
+        latent = LatentTarget(self.system.target, self.coordinates)
+        z = self.paths.z.cpu()
+        log_density, x = latent.log_density_and_x(z)
+        log_weight = (log_density + self.paths.log_ratio.cpu()).numpy()
+        log_det = self.coordinates.to_x(z)[1]
+        energy = torch.where(torch.isfinite(log_density), log_det - log_density, torch.inf)
+        return Ensemble(self.system, x.numpy(), energy.numpy(), log_weight)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Weighted conformations: what averages and free energies are computed from.
+
+    Args:
+        x: ``(n, N, D)``, nm for molecules.
+        energy: reduced energies ``(n,)``; inf where the geometry is impossible.
+        log_weight: ``(n,)``; -inf where the weight is 0.
+    """
+
+    system: System
+    x: NDArray[np.float64]
+    energy: NDArray[np.float64]
+    log_weight: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.log_weight)
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """Normalised weights ``(n,)``, summing to 1."""
+        return normalised_weights(self.log_weight)
+
+    @cached_property
+    def diagnostics(self) -> WeightDiagnostics:
+        """Effective sample sizes and what else the weights say about themselves."""
+        return weight_diagnostics(self.log_weight)
+
+    @property
+    def ess(self) -> float:
+        """Kish's effective sample size as a fraction of n: (Σw)²/(n Σw²)."""
+        return self.diagnostics.ess_kish
+
+    @cached_property
+    def observables(self) -> dict[str, NDArray[np.float64]]:
+        """The system's observables, each ``(n,)``; torsions in radian."""
+        return self.system.observables(self.x)
+
+    @property
+    def log_z(self) -> Estimate:
+        """log ∫ exp(-u) dx; for molecules per unit volume of translation and per radian³ of rotation."""
+        return log_z(self.log_weight)
+
+    def free_energy_difference(self, name: str) -> Estimate:
+        """F_final - F_initial in kT of a difference that ``system.yaml`` names.
+
+        Raises:
+            ConfigError: there is no such difference.
+            EmptyBasinError: no sample lies in one of its basins.
+        """
+        for spec in self.system.differences:
+            if spec.name == name:
+                initial, final = (
+                    self.system.basin(basin, self.observables) for basin in (spec.initial, spec.final)
+                )
+                return free_energy_difference(self.log_weight, initial, final)
+        known = ", ".join(spec.name for spec in self.system.differences) or "none"
+        raise ConfigError(f"system {self.system.name} has no free-energy difference {name!r}; it has: {known}")
+
+    def expectation(self, values: NDArray[np.float64]) -> Estimate:
+        """Boltzmann average of values ``(n,)``, one per sample."""
+        return expectation(self.log_weight, values)
+
+    def trajectory(self) -> "mdtraj.Trajectory":
+        """All samples, unweighted, as an mdtraj trajectory; use :attr:`weights` beside it.
+
+        Raises:
+            ConfigError: the system is not a molecule.
+        """
+        import mdtraj
+
+        topology = self.system.topology
+        if topology is None:
+            raise ConfigError(f"system {self.system.name} is not a molecule; use .x instead")
+        return mdtraj.Trajectory(self.x.astype(np.float32), topology)
+
+
+def train(
+    system: System,
+    data: "Dataset",
+    *,
+    preset: str = "standard",
+    seed: int = 0,
+    device: str = "cpu",
+    overrides: dict[str, Any] | None = None,
+    progress: Progress = silent,
+) -> BoltzmannGenerator:
+    """Train a generator on a data set.
+
+    Args:
+        preset: quick, standard or best.
+        overrides: settings to change, such as ``{"training": {"steps": 500}}``.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        DataError: the data set is too small or damaged.
+    """
+    config = make_config(preset, seed=seed, device=device, overrides=overrides)
+    prepared = prepare(system, data, config)
+    trainer = Trainer(prepared.training, prepared.held_out, prepared.coordinates, config, prepared.latent)
+    trainer.run(progress=progress)
+    return finish(system, prepared, trainer)
+
+
+def finish(
+    system: System, prepared: Prepared, trainer: Trainer, progress: Progress = silent
+) -> BoltzmannGenerator:
+    """Turn a finished training into a generator: averaged weights, reverse steps, well-placed rungs.
+
+    The scores' second moments are measured on the training rungs and interpolated between them; a pilot
+    walk up those rungs then says where rungs are needed.
+    """
+    config, settings, sigma = trainer.config, trainer.config.ladder, trainer.sigma
+    z = prepared.training.z.to(trainer.device)
+
+    def some(count: int, purpose: str) -> Tensor:
+        order = torch.randperm(len(z), generator=generator_for(config.seed, purpose, "pick"))
+        return z[order[: min(len(z), count)].to(z.device)]
+
+    def stream(purpose: str) -> torch.Generator:
+        return generator_for(config.seed, purpose, device=trainer.device)
+
+    n_pilot = settings.pilot_samples
+    total = len(sigma) - 1 + (len(sigma) - 2 if n_pilot else 0)
+    moments = measure_moments(
+        trainer.average,
+        sigma,
+        some(settings.moment_samples, "moments"),
+        stream("moments"),
+        progress=lambda done, of, text="": progress(done, total, text),
+    )
+    if n_pilot:
+        variances = Ladder(trainer.average, sigma, moments).step_variances(
+            some(n_pilot, "pilot"),
+            stream("pilot"),
+            progress=lambda done, of, text="": progress(len(sigma) - 1 + done, total, text),
+        )
+        levels = even_levels(sigma, variances, settings.n_rungs)
+    else:
+        levels = noise_levels(settings.n_rungs, settings.sigma_min, settings.sigma_max).to(sigma.device)
+    return BoltzmannGenerator(
+        system,
+        prepared.coordinates,
+        Ladder(trainer.average, levels, interpolate_moments(levels, sigma, moments)),
+        trainer.normalisers.cpu(),
+        sigma.cpu(),
+        config,
+    )
+
+
+def join_paths(parts: list[Paths]) -> Paths:
+    """Chunks of walks as one."""
+    fields = ("z", "log_ratio", "z_low", "log_weight_low")
+    return Paths(*(torch.cat([getattr(part, field) for part in parts]) for field in fields))

@@ -1,0 +1,377 @@
+"""A run: a directory that remembers what was asked and how far the work has come.
+
+Every stage can be started by itself, stops at any moment without harm, and goes on where it stopped.
+Files are complete or absent; a stage is done when its last file is there.
+"""
+
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bgdiff
+from bgdiff.config import RunConfig, make_config, parse_config
+from bgdiff.errors import CheckpointError, RunDirectoryError
+from bgdiff.io import make_directory, read_json, write_json, write_text
+from bgdiff.progress import Progress, silent
+from bgdiff.systems import System, load_system
+
+if TYPE_CHECKING:
+    from bgdiff.data.dataset import Dataset
+    from bgdiff.generator import BoltzmannGenerator
+
+__all__ = [
+    "Run",
+    "resume_run",
+    "run_all",
+    "stage_report",
+    "stage_reweight",
+    "stage_sample",
+    "stage_train",
+    "start_run",
+]
+
+_LOG = logging.getLogger(__name__)
+_FORMAT = 1
+_MANIFEST = "run.json"
+_PACKAGES = ("torch", "openmm", "mdtraj", "numpy", "scipy", "pymbar", "pot", "safetensors")
+
+Stages = Callable[[str], AbstractContextManager[Progress]]
+
+
+def _unseen(name: str) -> AbstractContextManager[Progress]:
+    return nullcontext(silent)
+
+
+class Run:
+    """An existing run directory.
+
+    Raises:
+        RunDirectoryError: the directory holds no run.
+        CheckpointError: its manifest is damaged or of another version.
+        SystemDefinitionError: its system is gone.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        if not (self.path / _MANIFEST).is_file():
+            raise RunDirectoryError(f"{self.path}: holds no run ({_MANIFEST} is missing); start one with: bgdiff run")
+        self.manifest = read_json(self.path / _MANIFEST)
+        if not isinstance(self.manifest, dict) or self.manifest.get("format") != _FORMAT:
+            raise CheckpointError(f"{self.path / _MANIFEST}: was written by another version of bgdiff")
+        self.config: RunConfig = parse_config(self.manifest["config"])
+
+    @cached_property
+    def system(self) -> System:
+        """The system, checked to be the one the run was started with."""
+        system = load_system(self.manifest["system_path"])
+        if system.digest != self.manifest["system_digest"]:
+            raise RunDirectoryError(
+                f"{self.path}: the definition in {system.path} has changed since this run was started; "
+                "start a new run, or restore the definition"
+            )
+        return system
+
+    @cached_property
+    def data(self) -> "Dataset":
+        """The run's data set, checked to be the one the run was started with."""
+        data = self.system.load_data(self.manifest["data_paths"])
+        digest = _digest(data)
+        if digest != self.manifest["data_digest"]:
+            raise RunDirectoryError(
+                f"{self.path}: the data set has changed since this run was started; start a new run"
+            )
+        return data
+
+    def file(self, name: str) -> Path:
+        """Path of one of the run's files."""
+        return self.path / name
+
+    @property
+    def training_checkpoint(self) -> Path:
+        return self.path / "train" / "checkpoint.safetensors"
+
+    @property
+    def generator_file(self) -> Path:
+        return self.path / "train" / "generator.safetensors"
+
+    def generator(self) -> "BoltzmannGenerator":
+        """The trained generator.
+
+        Raises:
+            RunDirectoryError: training has not finished.
+        """
+        from bgdiff.generator import BoltzmannGenerator
+
+        if not self.generator_file.is_file():
+            raise RunDirectoryError(f"{self.path}: is not trained yet; run: bgdiff train {self.path}")
+        return BoltzmannGenerator.load(self.generator_file, self.system, device=self.config.device)
+
+    def chunks(self) -> list[tuple[Path, int]]:
+        """File and number of walks of every chunk of samples."""
+        sampling = self.config.sampling
+        starts = range(0, sampling.n_samples, sampling.chunk)
+        return [
+            (self.path / "samples" / f"chunk-{index:05d}.safetensors", min(sampling.chunk, sampling.n_samples - start))
+            for index, start in enumerate(starts)
+        ]
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Wall-clock seconds spent in each stage so far."""
+        path = self.path / "timings.json"
+        return dict(read_json(path)) if path.is_file() else {}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to the stage's, also when the block is interrupted."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            timings = self.timings
+            timings[stage] = timings.get(stage, 0.0) + time.monotonic() - started
+            write_json(self.path / "timings.json", timings)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from working in the directory at the same time.
+
+        Raises:
+            RunDirectoryError: another process does.
+        """
+        try:
+            import fcntl
+        except ImportError:  # no advisory locks on this platform
+            yield
+            return
+        handle = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunDirectoryError(f"{self.path}: another process is working on this run") from error
+            yield
+        finally:
+            os.close(handle)
+
+
+def start_run(
+    system: str | Path | System,
+    out: Path | str,
+    *,
+    preset: str = "standard",
+    seed: int = 0,
+    device: str = "cpu",
+    overrides: dict[str, Any] | None = None,
+    data: Path | str | Sequence[Path | str] | None = None,
+) -> Path:
+    """Make a run directory; nothing is computed yet.
+
+    Args:
+        system: its name or the folder that defines it.
+        data: trajectories to use instead of the shipped data set.
+
+    Returns:
+        The directory.
+
+    Raises:
+        RunDirectoryError: the directory exists and is not empty.
+        ConfigError, SystemDefinitionError, DataError: what was asked for makes no sense.
+    """
+    config = make_config(preset, seed=seed, device=device, overrides=overrides)
+    if not isinstance(system, System):
+        system = load_system(system)
+    out = Path(out)
+    if (out / _MANIFEST).exists():
+        raise RunDirectoryError(
+            f"{out}: already holds a run; continue it with: bgdiff run --resume {out}, or choose another --out"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunDirectoryError(f"{out}: exists and is not an empty directory; choose another --out")
+    if isinstance(data, str | Path):
+        data = [data]
+    paths = None if data is None else [str(Path(path).resolve()) for path in data]
+    dataset = system.load_data(paths)
+    make_directory(out)
+    manifest = {
+        "format": _FORMAT,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "system": system.name,
+        "system_path": str(system.path.resolve()),
+        "system_digest": system.digest,
+        "data_paths": paths,
+        "data_digest": _digest(dataset),
+        "data_provenance": dataset.provenance,
+        "data_n_dropped": dataset.n_dropped,
+        "config": config.model_dump(mode="json"),
+        "versions": _versions(),
+    }
+    write_json(out / _MANIFEST, manifest)
+    return out
+
+
+def resume_run(path: Path | str) -> Run:
+    """Check that a run can be continued, and return it.
+
+    Raises:
+        RunDirectoryError: there is no run, or its system or data have changed.
+        CheckpointError: its manifest is damaged.
+    """
+    run = Run(path)
+    _ = run.system
+    return run
+
+
+def run_all(path: Path | str, progress: Stages = _unseen) -> Run:
+    """Do what is left of a run, to the report."""
+    run = Run(path)
+    with run.locked():
+        if not run.generator_file.is_file():
+            _train(run, progress)
+        _sample(run, progress)
+        if not run.file("results.json").is_file():
+            _reweight(run, progress)
+        _report(run, progress)
+    return run
+
+
+def stage_train(path: Path | str, progress: Stages = _unseen) -> Run:
+    """Train, or go on training; a finished training is left as it is."""
+    run = Run(path)
+    with run.locked():
+        if run.generator_file.is_file():
+            _LOG.warning("%s: is trained already", run.path)
+        else:
+            _train(run, progress)
+    return run
+
+
+def stage_sample(path: Path | str, progress: Stages = _unseen) -> Run:
+    """Draw the samples that are still missing."""
+    run = Run(path)
+    with run.locked():
+        _sample(run, progress)
+    return run
+
+
+def stage_reweight(path: Path | str, progress: Stages = _unseen) -> Run:
+    """Weight the samples with the true energy and write the results (again)."""
+    run = Run(path)
+    with run.locked():
+        _reweight(run, progress)
+    return run
+
+
+def stage_report(path: Path | str, progress: Stages = _unseen) -> Run:
+    """Draw the figures and write the report (again)."""
+    run = Run(path)
+    with run.locked():
+        _report(run, progress)
+    return run
+
+
+def _train(run: Run, stages: Stages) -> None:
+    from bgdiff.generator import finish
+    from bgdiff.preparation import prepare
+    from bgdiff.training import Trainer
+
+    make_directory(run.path / "train")
+    with run.timed("train"):
+        with stages("label data") as progress:
+            prepared = prepare(run.system, run.data, run.config, progress=progress)
+        trainer = Trainer(
+            prepared.training, prepared.held_out, prepared.coordinates, run.config, prepared.latent
+        )
+        if run.training_checkpoint.is_file():
+            trainer.load(run.training_checkpoint)
+        with stages("train") as progress:
+            trainer.run(run.training_checkpoint, progress)
+        lines = [json.dumps(record) for record in trainer.history]
+        write_text(run.path / "train" / "history.jsonl", "\n".join(lines) + "\n")
+        with stages("measure steps") as progress:
+            generator = finish(run.system, prepared, trainer, progress)
+        generator.save(run.generator_file)
+
+
+def _sample(run: Run, stages: Stages) -> None:
+    from bgdiff.outputs import chunk_is_good, save_chunk, save_held_out
+
+    missing = [index for index, (file, n) in enumerate(run.chunks()) if not chunk_is_good(file, n)]
+    held_out = run.file("held_out.npz")
+    if not missing and held_out.is_file():
+        return
+    with run.timed("sample"):
+        generator = run.generator()
+        make_directory(run.path / "samples")
+        chunks = run.chunks()
+        total, done = sum(chunks[index][1] for index in missing), 0
+        if missing:
+            with stages("sample") as progress:
+                for index in missing:
+                    file, n = chunks[index]
+
+                    def report(k: int, of: int, text: str = "", *, done: int = done, n: int = n) -> None:
+                        progress(done * of + k * n, total * of, f"{done + k * n // of} of {total} walks")
+
+                    save_chunk(file, generator.walk(index, n, seed=run.config.seed, progress=report))
+                    done += n
+        if not held_out.is_file():
+            with stages("walk held-out data up") as progress:
+                save_held_out(held_out, run, generator, progress)
+
+
+def _reweight(run: Run, stages: Stages) -> None:
+    from bgdiff.outputs import load_chunks, write_ensemble
+
+    with run.timed("reweight"), stages("reweight") as progress:
+        files = run.chunks()
+        lost = [file for file, _ in files if not file.is_file()]
+        if lost:
+            raise RunDirectoryError(
+                f"{lost[0]}: is missing ({len(lost)} of {len(files)} chunks of samples are); "
+                f"run: bgdiff sample {run.path}"
+            )
+        paths = load_chunks([file for file, _ in files])
+        write_ensemble(run, run.generator(), paths, progress)
+    _write_results(run)
+
+
+def _write_results(run: Run) -> None:
+    from bgdiff.analysis.results import write_results
+    from bgdiff.outputs import summarise_run
+
+    write_results(run.file("results.json"), summarise_run(run, bgdiff.__version__, _versions()))
+
+
+def _report(run: Run, stages: Stages) -> None:
+    from bgdiff.analysis.report import build_report
+
+    if not run.file("results.json").is_file():
+        raise RunDirectoryError(f"{run.path}: has no results yet; run: bgdiff reweight {run.path}")
+    with stages("report"):
+        build_report(run.path)
+
+
+def _digest(data: "Dataset") -> str:
+    """SHA-256 of the conformations."""
+    import hashlib
+
+    return hashlib.sha256(data.x.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,342 @@
+"""Training of the energy network on a data set: preparation, the loop, and its checkpoints."""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bgdiff.config import RunConfig
+from bgdiff.coordinates import Coordinates, LatentTarget
+from bgdiff.errors import CheckpointError, DataError
+from bgdiff.io import load_tensors, save_tensors
+from bgdiff.ladder.levels import noise_levels, overlap_windows
+from bgdiff.models import EnergyNetwork, NetworkShape
+from bgdiff.objectives.score import curvature
+from bgdiff.objectives.total import draw_batch, ladder_loss
+from bgdiff.progress import Progress, silent
+from bgdiff.random import derive_seed, generator_for
+
+__all__ = ["Trainer", "TrainingData", "label"]
+
+_LOG = logging.getLogger(__name__)
+_EVALUATION_POINTS = 2048
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Latents with what the target says about them.
+
+    Args:
+        z: ``(n, d)`` float64.
+        log_density: target's unnormalised log density ``(n,)``, nan if it is not known.
+        score: its gradient ``(n, d)``, or None to train without forces.
+        basin: int64 ``(n,)``, index of the frame's basin, -1 outside all; used in diagnostics only.
+    """
+
+    z: Tensor
+    log_density: Tensor
+    score: Tensor | None
+    basin: Tensor
+
+    def to(self, device: str | torch.device, dtype: torch.dtype) -> "TrainingData":
+        score = None if self.score is None else self.score.to(device, dtype)
+        return TrainingData(self.z.to(device, dtype), self.log_density.to(device), score, self.basin.to(device))
+
+
+def label(
+    latent: LatentTarget,
+    x: Tensor,
+    basin: Tensor,
+    *,
+    forces: bool = True,
+    chunk: int = 4096,
+    progress: Progress = silent,
+) -> TrainingData:
+    """Latents, log densities and scores of conformations x ``(n, N, D)``; one target evaluation each.
+
+    Raises:
+        DataError: a frame's geometry or energy is impossible in these coordinates.
+    """
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for i in range(0, len(x), chunk):
+        z, _ = latent.coordinates.to_z(x[i : i + chunk].to(torch.float64))
+        parts.append((z, *latent.log_density_and_score(z)))
+        progress(min(i + chunk, len(x)), len(x))
+    z, log_density, score = (torch.cat(column) for column in zip(*parts, strict=True))
+    good = torch.isfinite(log_density) & torch.isfinite(score).all(-1)
+    if not bool(good.all()):
+        bad = torch.nonzero(~good)[:, 0]
+        raise DataError(
+            f"{len(bad)} frames of the data set have no finite energy or force (first: frame {int(bad[0])})"
+        )
+    return TrainingData(z, log_density, score if forces else None, basin)
+
+
+class Trainer:
+    """Fits an :class:`EnergyNetwork` and the rungs' normalisers; can stop and go on at any step.
+
+    Every step draws its noise from a generator of its own, derived from (seed, step). A trainer
+    restored from a checkpoint therefore does exactly what the uninterrupted one would have done.
+
+    Args:
+        data, held_out: latents to train on and to watch.
+        coordinates: their coordinate map (only its ``periodic`` is used).
+        config: the run's settings.
+        latent: the target in latent space, needed for classification against the target itself.
+    """
+
+    def __init__(
+        self,
+        data: TrainingData,
+        held_out: TrainingData,
+        coordinates: Coordinates,
+        config: RunConfig,
+        latent: LatentTarget | None = None,
+    ) -> None:
+        self.config = config
+        self.settings = config.training
+        self.device = torch.device(config.device)
+        self.latent = latent
+        if self.settings.with_target and latent is None:
+            raise ValueError("classification against the target needs the target")
+        self.data = data.to(self.device, torch.float32)
+        self.held_out = held_out.to(self.device, torch.float32)
+        ladder = config.ladder
+        self.sigma = noise_levels(ladder.n_training_rungs, ladder.sigma_min, ladder.sigma_max).to(self.device)
+        self.periodic = coordinates.periodic.to(self.device)
+        if data.score is None:
+            self.width = torch.ones(data.z.shape[1], device=self.device)
+        else:
+            self.width = curvature(data.score).to(self.device, torch.float32)
+        self.windows = overlap_windows(
+            self.sigma, self.width, self.settings.reach, self.settings.n_levels - 1
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, "initialise"))
+            shape = NetworkShape(**config.network.model_dump())
+            self.model = EnergyNetwork(coordinates.periodic, ladder.sigma_min, ladder.sigma_max, shape)
+        self.model.to(self.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        # f_K stays 0: the top rung is the normalised prior.
+        self.offsets = torch.zeros(len(self.sigma), device=self.device, requires_grad=True)
+        self.average_offsets = torch.zeros_like(self.offsets, requires_grad=False)
+        # The normalisers move by many kT while the network moves by a fraction of one: ten times the rate.
+        self.optimiser = torch.optim.Adam(
+            [{"params": list(self.model.parameters())}, {"params": [self.offsets]}], betas=(0.9, 0.99)
+        )
+        self.step_count = 0
+        self.history: list[dict[str, float]] = []
+        self._since_log: list[tuple[float, float, float]] = []
+        self.elapsed = 0.0
+
+    def step(self) -> None:
+        """One step of the optimiser."""
+        settings = self.settings
+        generator = generator_for(self.config.seed, "train", self.step_count, device=self.device)
+        batch = draw_batch(
+            self.data.z, self.data.score, self.data.log_density, self.sigma, self.periodic,
+            self.windows, settings.batch_size // settings.n_levels, settings.n_levels, generator,
+            lowest=0 if settings.with_target else 1,
+        )  # fmt: skip
+        rate = self._learning_rate()
+        self.optimiser.param_groups[0]["lr"], self.optimiser.param_groups[1]["lr"] = rate, 10 * rate
+        terms = ladder_loss(
+            self.model, self._gauged(self.offsets), self.sigma, self.width, batch,
+            classification=settings.classification, target_log_density=self._target(),
+        )  # fmt: skip
+        loss = terms.score + settings.classification_weight * terms.classification
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
+        self.optimiser.step()
+        self.step_count += 1
+        self._update_average()
+        self._since_log.append((float(terms.score), float(terms.classification), float(norm)))
+        if not math.isfinite(self._since_log[-1][0]):
+            raise DataError(
+                f"training diverged at step {self.step_count} (score loss is not finite); lower "
+                "training.learning_rate or look for broken frames in the data set"
+            )
+        last = self.step_count == settings.steps
+        if last or self.step_count % settings.log_every == 0 or self.step_count % settings.evaluate_every == 0:
+            self._log(rate, evaluate=last or self.step_count % settings.evaluate_every == 0)
+
+    def run(self, checkpoint: Path | None = None, progress: Progress = silent) -> None:
+        """Train to the last step; with ``checkpoint``, save there at intervals and when interrupted."""
+        started = saved = time.monotonic()
+        before = self.elapsed
+        try:
+            while self.step_count < self.settings.steps:
+                self.step()
+                now = time.monotonic()
+                self.elapsed = before + now - started
+                if checkpoint is not None and now - saved >= self.settings.checkpoint_seconds:
+                    self.save(checkpoint)
+                    saved = now
+                progress(self.step_count, self.settings.steps, self._status())
+        except KeyboardInterrupt:
+            # The interrupt may have struck between the optimiser and the average; the last periodic
+            # checkpoint is consistent, this state might not be. Losing a minute keeps runs reproducible.
+            _LOG.info("interrupted at step %d", self.step_count)
+            raise
+        if checkpoint is not None:
+            self.save(checkpoint)
+
+    def save(self, path: Path) -> None:
+        """Write the complete state to one file, atomically."""
+        tensors = {
+            **{f"model.{name}": value for name, value in self.model.state_dict().items()},
+            **{f"average.{name}": value for name, value in self.average.state_dict().items()},
+            "offsets": self.offsets.detach(),
+            "average_offsets": self.average_offsets,
+        }
+        state = self.optimiser.state_dict()["state"]
+        for index, entry in state.items():
+            tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in entry.items()}
+        metadata = {
+            "kind": "training",
+            "step": self.step_count,
+            "elapsed": self.elapsed,
+            "history": self.history,
+            "since_log": self._since_log,
+            "fingerprint": self._fingerprint(),
+        }
+        save_tensors(path, tensors, metadata)
+
+    def load(self, path: Path) -> None:
+        """Take up the state of :meth:`save`.
+
+        Raises:
+            CheckpointError: the file is damaged, or belongs to other settings.
+        """
+        tensors, metadata = load_tensors(path)
+        if metadata.get("kind") != "training" or metadata.get("fingerprint") != self._fingerprint():
+            raise CheckpointError(f"{path}: belongs to a training with other settings or data")
+        self.model.load_state_dict(_under(tensors, "model."))
+        self.average.load_state_dict(_under(tensors, "average."))
+        with torch.no_grad():
+            self.offsets.copy_(tensors["offsets"])
+            self.average_offsets.copy_(tensors["average_offsets"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under(tensors, "optimiser.").items():
+            index, field = name.split(".", 1)
+            state.setdefault(int(index), {})[field] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        self.step_count, self.elapsed = int(metadata["step"]), float(metadata["elapsed"])
+        self.history = list(metadata["history"])
+        self._since_log = [(float(a), float(b), float(c)) for a, b, c in metadata["since_log"]]
+
+    @property
+    def normalisers(self) -> Tensor:
+        """Learned f_k of the averaged weights, ``(K+1,)`` float64; f_K = 0."""
+        return self._gauged(self.average_offsets).to(torch.float64)
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out losses of the averaged weights, and the spread of their energy error.
+
+        ``held_out_energy_sd`` is the standard deviation in kT, within basins, of the learned against the
+        true log density at the lowest rung; ``held_out_score`` and ``held_out_diffclf`` are the losses.
+        """
+        held = self.held_out
+        generator = generator_for(self.config.seed, "evaluate", device=self.device)
+        batch = draw_batch(
+            held.z, held.score, held.log_density, self.sigma, self.periodic, self.windows,
+            _EVALUATION_POINTS // self.settings.n_levels, self.settings.n_levels, generator,
+        )  # fmt: skip
+        terms = ladder_loss(
+            self.average, self._gauged(self.average_offsets), self.sigma, self.width, batch,
+            classification=self.settings.classification or "bi_level", create_graph=False,
+        )  # fmt: skip
+        result = {"held_out_score": float(terms.score), "held_out_diffclf": float(terms.classification)}
+        index = torch.arange(0, len(held.z), max(1, len(held.z) // _EVALUATION_POINTS), device=self.device)
+        with torch.no_grad():
+            learned = self.average.log_density(held.z[index], self.sigma[1:2]).to(torch.float64)
+        error = learned - held.log_density[index].to(torch.float64)
+        if bool(torch.isfinite(error).all()):
+            result["held_out_energy_sd"] = _spread_within(error, held.basin[index])
+        return result
+
+    def _learning_rate(self) -> float:
+        warm = min(1.0, (self.step_count + 1) / max(1, self.settings.warm_up))
+        fall = 0.5 * (1 + math.cos(math.pi * self.step_count / self.settings.steps))
+        return self.settings.learning_rate * warm * fall
+
+    def _gauged(self, offsets: Tensor) -> Tensor:
+        return torch.cat([offsets[:-1], torch.zeros_like(offsets[-1:])])
+
+    def _target(self) -> Callable[[Tensor], Tensor] | None:
+        if not self.settings.with_target or self.latent is None:
+            return None
+        latent = self.latent
+
+        def log_density(z: Tensor) -> Tensor:
+            return latent.log_density(z.detach().cpu()).to(z.device)
+
+        return log_density
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # Early on the average forgets faster, so that it is never dominated by the starting point.
+        decay = min(self.settings.ema, (1 + self.step_count) / (10 + self.step_count))
+        averages = [*self.average.parameters(), self.average_offsets]
+        currents = [*self.model.parameters(), self.offsets]
+        torch._foreach_lerp_(averages, [current.detach() for current in currents], 1 - decay)
+
+    def _log(self, rate: float, *, evaluate: bool) -> None:
+        score, classification, norm = (
+            sum(column) / len(column) for column in zip(*self._since_log, strict=True)
+        )
+        self._since_log = []
+        record = {
+            "step": self.step_count,
+            "elapsed": self.elapsed,
+            "loss": score + self.settings.classification_weight * classification,
+            "score": score,
+            "diffclf": classification,
+            "lr": rate,
+            "grad_norm": norm,
+        }
+        if evaluate:
+            record |= self.evaluate()
+        self.history.append(record)
+        _LOG.info("step %d: %s", self.step_count, {k: round(v, 4) for k, v in record.items() if k != "step"})
+
+    def _status(self) -> str:
+        evaluated = next((record for record in reversed(self.history) if "held_out_score" in record), None)
+        parts = [f"loss {self.history[-1]['loss']:.3f}"] if self.history else []
+        if evaluated and "held_out_energy_sd" in evaluated:
+            parts.append(f"held-out energy error {evaluated['held_out_energy_sd']:.2f} kT")
+        return ", ".join(parts)
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What a checkpoint must share with a trainer to be taken up by it."""
+        config = self.config.model_dump(mode="json")
+        return {
+            "seed": self.config.seed,
+            **{section: config[section] for section in ("network", "training")},
+            "ladder": {k: config["ladder"][k] for k in ("sigma_min", "sigma_max", "n_training_rungs")},
+            "data": [list(self.data.z.shape), float(self.data.z.sum(dtype=torch.float64))],
+        }
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _spread_within(values: Tensor, group: Tensor) -> float:
+    """Pooled standard deviation within groups."""
+    total, freedom = 0.0, 0
+    for which in group.unique():
+        members = values[group == which]
+        if len(members) > 1:
+            total += float(members.var()) * (len(members) - 1)
+            freedom += len(members) - 1
+    return math.sqrt(total / freedom) if freedom else math.nan
