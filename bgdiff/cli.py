@@ -1,8 +1,6 @@
 """The command line ``bgdiff``. Nothing heavy is imported before a command needs it."""
 
-import json
 import logging
-import re
 import shlex
 import signal
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 import bgdiff
+from bgdiff.cli_options import check_device, folder_name, parse_overrides
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -153,7 +152,7 @@ def run(
         message = "name a system (`bgdiff systems` lists them), or continue a run with --resume DIR"
         raise typer.BadParameter(message, context, param_hint="SYSTEM")
     with _errors_told():
-        _check_device(device)
+        check_device(device)
         from bgdiff.run import run_all, start_run
 
         given_settings = list(settings or [])
@@ -161,11 +160,11 @@ def run(
             given_settings.append(f"sampling.n_samples={samples}")
         directory = start_run(
             system,
-            out or Path("runs") / f"{_folder_name(system)}-{preset}-{seed}",
+            out or Path("runs") / f"{folder_name(system)}-{preset}-{seed}",
             preset=str(preset),
             seed=seed,
             device=device,
-            overrides=_overrides(given_settings),
+            overrides=parse_overrides(given_settings),
             data=data or None,
         )
     with _errors_told(directory):
@@ -225,34 +224,38 @@ def data_generate(
 
         with _progress().stage("simulate") as progress:
             path = generate_data(load_system(system), out, seed=seed, processes=processes, progress=progress)
-        _console().print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        _say(f"wrote {path}")
 
 
-def _folder_name(system: str) -> str:
-    folder = Path(system).resolve()
-    return folder.parent.name if folder.name == "system.yaml" else folder.name
+@app.command(rich_help_panel="Systems and data")
+def reference(
+    system: SystemName,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="JSON file to write.", show_default="SYSTEM-reference.json"),
+    ] = None,
+    seed: Seed = 0,
+    processes: Processes = None,
+) -> None:
+    """Compute reference free energies by a method that shares nothing with the model.
 
-
-def _overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
-    """Turn ``["training.steps=500"]`` into ``{"training": {"steps": 500}}``; values are JSON or text.
-
-    Raises:
-        ConfigError: one of them is not of that form.
+    Molecules: replica exchange, analysed with MBAR, as the system's replica_exchange section says (this can
+    take hours). Double well: quadrature.
     """
-    from bgdiff.errors import ConfigError
+    with _errors_told(again=True):
+        from bgdiff.analysis.text import with_error
+        from bgdiff.data.reference import compute_reference
+        from bgdiff.io import read_json
+        from bgdiff.systems import load_system
 
-    overrides: dict[str, dict[str, Any]] = {}
-    for setting in settings:
-        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", setting)
-        if match is None:
-            raise ConfigError(f"--set {setting}: must look like training.steps=500")
-        section, field, text = match.groups()
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        overrides.setdefault(section, {})[field] = value
-    return overrides
+        with _progress().stage("reference") as progress:
+            path = compute_reference(
+                load_system(system), out, seed=seed, processes=processes, progress=progress
+            )
+        for item in read_json(path)["free_energy_differences"]:
+            text = f"ΔF({item['initial']} → {item['final']}) / kT = "
+            _say(text + with_error(item["value"], item["std_error"]))
+        _say(f"wrote {path}")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -262,29 +265,6 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 def _flag(name: str) -> str:
     return {"system": "SYSTEM", "settings": "--set"}.get(name, f"--{name}")
-
-
-def _check_device(device: str) -> None:
-    """Refuse a device that torch does not know or this machine does not have.
-
-    Raises:
-        ConfigError: it is not usable.
-    """
-    if device == "cpu":
-        return
-    from bgdiff.errors import ConfigError
-
-    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", device):
-        raise ConfigError(f"--device {device}: must be cpu, cuda, cuda:1 (the second GPU), mps or xpu")
-    import torch
-
-    try:
-        torch.zeros(1, device=torch.device(device)).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"--device {device}: is not usable on this machine ({reason}); use --device cpu"
-        ) from error
 
 
 @contextmanager
@@ -316,9 +296,12 @@ def _terminate(number: int, frame: Any) -> NoReturn:
     raise _Terminated
 
 
+def _say(message: str) -> None:
+    _console().print(message, highlight=False, markup=False, soft_wrap=True)
+
+
 def _complain(message: str) -> None:
-    console = _console(stderr=True)
-    console.print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    _console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 @cache
@@ -338,11 +321,10 @@ def _show_results(directory: Path) -> None:
     from bgdiff.analysis.results import read_results
     from bgdiff.analysis.summary import summary_table
 
-    console = _console()
-    console.print(summary_table(read_results(directory / "results.json")))
+    _console().print(summary_table(read_results(directory / "results.json")))
     report = directory / "report.html"
     if report.exists():
-        console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
+        _say(f"report: {report}")
 
 
 class _LogHandler(logging.Handler):

@@ -317,7 +317,7 @@ class TestSystems:
         assert rows["alanine_dipeptide_vacuum"]["particles"] == "22"
         assert rows["double_well"]["particles"] == "1"
         for row in rows.values():
-            assert int(row["frames"]) > 1000
+            assert int(row["frames"]) > 1000, row
             assert "±" in row["reference"] or "exact" in row["reference"]
 
     def test_broken_system_is_listed_with_what_is_wrong(
@@ -352,6 +352,13 @@ class TestData:
         outcome = call("data", "generate", "double_well", "--out", tmp_path / "x.npz")
         assert outcome.code == 2
         assert "exists already" in outcome.said
+
+    def test_reference(self, call: Call, tmp_path: Path) -> None:
+        outcome = call("reference", "double_well", "--out", tmp_path / "reference.json")
+        assert outcome.code == 0
+        value, written = outcome.out.splitlines()
+        assert value == "ΔF(left → right) / kT = 2.629384 (exact)"
+        assert written == f"wrote {tmp_path / 'reference.json'}"
 
 
 class Clock:
