@@ -247,7 +247,7 @@ def load_system(name_or_path: str | Path) -> System:
         return System(path.parent)
     if (path / _FILE).is_file():
         return System(path)
-    if isinstance(name_or_path, Path) or len(path.parts) != 1 or text in (".", ".."):
+    if isinstance(name_or_path, Path) or "/" in text or os.sep in text or text in (".", ".."):
         raise SystemDefinitionError(f"{text}: there is no {_FILE} in this folder")
     for root in _roots():
         if (root / text / _FILE).is_file():

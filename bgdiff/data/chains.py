@@ -9,12 +9,14 @@ import json
 import logging
 import shutil
 import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ from bgdiff.errors import ConfigError, StorageError
 from bgdiff.io import atomic_path, make_directory, read_json, write_json
 from bgdiff.progress import Progress, silent
 
-__all__ = ["Arrays", "ChainTask", "discard_chunks", "run_chains"]
+__all__ = ["Arrays", "ChainTask", "concatenate", "discard_chunks", "run_chains"]
 
 log = logging.getLogger(__name__)
 
@@ -71,24 +73,22 @@ def run_chains(
     finished = [_finished_chunks(directory, chain, task.n_chunks) for chain in range(task.n_chains)]
     total = task.n_chains * task.n_chunks
     progress(sum(finished), total, "")
-    with _executor(min(processes, task.n_chains)) as pool:
-        running: dict[Future[tuple[Arrays, Arrays]], int] = {}
-
-        def submit(chain: int) -> None:
-            chunk = finished[chain]
-            if chunk < task.n_chunks:
-                state = _load(directory, chain, chunk - 1)[0] if chunk else None
-                running[pool.submit(_advance, task, chain, chunk, state)] = chain
-
-        for chain in range(task.n_chains):
-            submit(chain)
-        while running:
+    processes = min(processes, task.n_chains)
+    waiting = deque(range(task.n_chains))
+    running: dict[Future[tuple[Arrays, Arrays]], int] = {}
+    with _executor(processes) as pool:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                chain = waiting.popleft()
+                if (chunk := finished[chain]) < task.n_chunks:
+                    state = _load(directory, chain, chunk - 1)[0] if chunk else None
+                    running[pool.submit(_advance, task, chain, chunk, state)] = chain
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 chain = running.pop(future)
                 _save(directory, chain, finished[chain], *future.result())
                 finished[chain] += 1
                 progress(sum(finished), total, "")
-                submit(chain)
+                waiting.append(chain)
     return [
         [_load(directory, chain, chunk)[1] for chunk in range(task.n_chunks)]
         for chain in range(task.n_chains)
@@ -146,7 +146,7 @@ def _load(directory: Path, chain: int, chunk: int) -> tuple[Arrays, Arrays]:
                 {key.removeprefix(prefix): content[key] for key in content.files if key.startswith(prefix)}
                 for prefix in ("state_", "record_")
             ]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise StorageError(f"{path}: corrupt ({error}); delete it and run the command again") from error
     return parts[0], parts[1]
 

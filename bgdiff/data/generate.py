@@ -34,6 +34,7 @@ def generate_data(
 
     An interrupted generation leaves its finished chunks in ``<out>.parts``; called again with the same
     settings it continues from them, to the same result. The result does not depend on ``processes``.
+    With more than one, a script must call this under ``if __name__ == "__main__":``: they are spawned.
 
     Args:
         system: the system to simulate.

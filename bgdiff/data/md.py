@@ -17,6 +17,7 @@ from bgdiff.random import derive_seed
 __all__ = ["Dynamics", "MDTask", "Molecule", "openmm_seed"]
 
 _FRAMES_PER_CHUNK = 500
+_EXPLODED = 1000.0  # nm
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class MDTask:
         context = self.dynamics.context(self.molecule.system, self.temperature, seed)
         context.setPositions(self.molecule.start(chain))
         context.setVelocitiesToTemperature(self.temperature, seed)
-        context.getIntegrator().step(self.dynamics.steps(self.equilibration_ps))
+        _step(context, self.dynamics.steps(self.equilibration_ps), chain)
         return read_state(context)
 
     def advance(self, chain: int, chunk: int, state: Arrays) -> tuple[Arrays, Arrays]:
@@ -125,15 +126,22 @@ class MDTask:
         frames = min(_FRAMES_PER_CHUNK, self.n_frames - chunk * _FRAMES_PER_CHUNK)
         record = np.empty((frames, *state["positions"].shape), dtype=np.float32)
         for frame in range(frames):
-            try:
-                context.getIntegrator().step(steps)
-            except openmm.OpenMMException as error:
-                raise DataError(
-                    f"chain {chain}: the simulation exploded ({error}); reduce generate.step_fs"
-                ) from error
-            x = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-            record[frame] = x - x.mean(axis=0)
+            record[frame] = _step(context, steps, chain)
         return read_state(context), {"x": record}
+
+
+def _step(context: openmm.Context, steps: int, chain: int) -> NDArray[np.float64]:
+    """Integrate and return the centred positions ``(N, 3)`` nm."""
+    reason = f"an atom is more than {_EXPLODED:g} nm from the centre"
+    try:
+        context.getIntegrator().step(steps)
+        x = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        centred: NDArray[np.float64] = x - x.mean(axis=0)
+        if (np.abs(centred) < _EXPLODED).all():
+            return centred
+    except openmm.OpenMMException as error:
+        reason = str(error)
+    raise DataError(f"chain {chain}: the simulation exploded ({reason}); reduce generate.step_fs")
 
 
 def read_state(context: openmm.Context) -> Arrays:

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 _SELF_DESCRIBED = (".pdb", ".cif", ".mmcif", ".pdbx", ".h5", ".hdf5", ".lh5", ".gro", ".gsd", ".mol2")
 """Formats that name their atoms; others are read with the topology of the system."""
 
+_PACKAGES = {".h5": "PyTables (pip install tables)", ".nc": "netCDF4", ".gsd": "gsd"}
+
 
 def read_trajectory(path: Path, topology: Any) -> NDArray[np.float32]:
     """Read coordinates ``(n, N, 3)`` in nm with mdtraj.
@@ -45,6 +47,12 @@ def read_trajectory(path: Path, topology: Any) -> NDArray[np.float32]:
             x = mdtraj.load(str(path), top=topology).xyz
     except DataError:
         raise
+    except ImportError as error:
+        package = _PACKAGES.get(path.suffix.lower(), "another package")
+        raise DataError(
+            f"{path}: mdtraj needs {package} to read this format; install it, or "
+            "convert the file to DCD or XTC"
+        ) from error
     except Exception as error:  # each of mdtraj's readers raises what its parser does
         atoms = None if own_topology else _count_atoms(path)
         if atoms is not None and atoms != topology.n_atoms:
