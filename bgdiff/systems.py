@@ -80,8 +80,8 @@ class System:
     @cached_property
     def question_digest(self) -> str:
         """SHA-256 of the density and of the basins compared. Reference values record it."""
-        fields = ("observables", "basins", "free_energy_differences")
-        return self._digest_of(self.spec.model_dump(mode="json", include=set(fields)))
+        fields = {"observables", "basins", "free_energy_differences"}
+        return self._digest_of(self.spec.model_dump(include=fields, exclude_none=True))
 
     @cached_property
     def target(self) -> "Target":
@@ -221,7 +221,7 @@ class System:
         if isinstance(self.spec, OpenMMSpec):
             content["system"] = hashlib.sha256((self.path / self.spec.system).read_bytes()).hexdigest()
         else:
-            content["parameters"] = self.spec.parameters.model_dump(mode="json")
+            content["parameters"] = self.spec.parameters.model_dump()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __repr__(self) -> str:

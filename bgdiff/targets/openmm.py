@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import openmm
 import torch
+from openmm import unit
 from torch import Tensor
 
 from bgdiff.errors import DataError, SystemDefinitionError
@@ -15,6 +16,9 @@ __all__ = ["GAS_CONSTANT", "OpenMMTarget", "read_system"]
 GAS_CONSTANT = 8.31446261815324e-3
 """Molar gas constant in kJ/(mol K), exact in the SI of 2019; kT of one mole is ``GAS_CONSTANT * T``."""
 
+_ENERGY = unit.kilojoule_per_mole
+_FORCE = unit.kilojoule_per_mole / unit.nanometer
+_MASSLESS = 0 * unit.dalton
 _REFERENCE_LIMIT = 64  # atoms; below it OpenMM's Reference platform beats the single-threaded CPU platform
 
 
@@ -103,9 +107,9 @@ class OpenMMTarget:
                 state = context.getState(energy=True, forces=forces)
             except openmm.OpenMMException:  # a platform that refuses coincident atoms: the row stays nan
                 continue
-            energy[row] = state.getPotentialEnergy()._value
+            energy[row] = state.getPotentialEnergy().value_in_unit(_ENERGY)
             if force is not None:
-                force[row] = state.getForces(asNumpy=True)._value
+                force[row] = state.getForces(asNumpy=True).value_in_unit(_FORCE)
         energy /= self.kT
         if force is not None:
             force /= self.kT
@@ -141,7 +145,7 @@ def _check_free(system: openmm.System) -> None:
     if system.usesPeriodicBoundaryConditions():
         raise SystemDefinitionError("the OpenMM System is periodic; use nonbondedMethod=NoCutoff")
     for index in range(atoms):
-        if system.isVirtualSite(index) or system.getParticleMass(index)._value == 0:
+        if system.isVirtualSite(index) or system.getParticleMass(index) == _MASSLESS:
             raise SystemDefinitionError(
                 f"particle {index} of the OpenMM System is a virtual site or is frozen"
             )
