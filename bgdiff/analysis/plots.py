@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from bgdiff.analysis.profiles import ExactProfile, ProfileSample, profile
@@ -166,6 +166,8 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
         if everything.min() > 0 and everything.max() > 8 * everything.min():
             ax.set_yscale("log")
             _plain_log_axis(ax.yaxis, everything)
+        elif train is None:  # an error: zero is its natural origin
+            ax.set_ylim(bottom=0)
         ax.set_title(title, loc="left")
         ax.set_xlabel("training step")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -229,9 +231,9 @@ def _log_weight_histogram(ax: Axes, finite: Array, held_out: Array | None) -> No
             density = np.histogram(values, edges)[0] / (values.size * np.diff(edges))
             ax.stairs(density, edges, color=COLOURS[name], label=label, zorder=3)
             ax.stairs(density, edges, color=COLOURS[name], alpha=0.15, fill=True, zorder=2)
-    ax.axvline(0, ymax=0.8, color=COLOURS["muted"], linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+    ax.axvline(0, ymax=0.74, color=COLOURS["muted"], linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
     ax.set(xlabel=r"$\ln(w/\langle w\rangle)$", ylabel="probability density", xlim=(edges[0], edges[-1]))
-    ax.set_ylim(0, ax.get_ylim()[1] * 1.22)
+    ax.set_ylim(0, ax.get_ylim()[1] * 1.35)
     ax.legend(loc="upper left", borderaxespad=0.2)
 
 
@@ -286,11 +288,16 @@ def _pareto_panel(ax: Axes, log_weight: Array, centre: float, tail: ParetoTail |
 
 
 def _plain_log_axis(axis: Axis, values: Array) -> None:
-    """Label a logarithmic axis of less than two decades with plain numbers at 1, 2 and 5."""
-    if values.max() < 100 * values.min():
+    """Label a logarithmic axis of less than two decades with plain numbers."""
+    if values.max() >= 100 * values.min():
+        return
+    if values.max() < 6 * values.min():  # too short for 1, 2, 5
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    else:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _note(ax: Axes, lines: Sequence[str], below: bool = False) -> None:
