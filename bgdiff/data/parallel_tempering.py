@@ -24,7 +24,7 @@ from bgdiff.targets.openmm import GAS_CONSTANT
 
 __all__ = ["LadderTask", "swap"]
 
-_ROUNDS_PER_CHUNK = 100
+_CHUNK_PS = 20.0
 
 Array = NDArray[np.float64]
 
@@ -62,7 +62,11 @@ class LadderTask:
 
     @property
     def n_chunks(self) -> int:
-        return -(-self.n_rounds // _ROUNDS_PER_CHUNK)
+        return -(-self.n_rounds // self._rounds_per_chunk)
+
+    @property
+    def _rounds_per_chunk(self) -> int:
+        return max(1, round(_CHUNK_PS / self.swap_ps))
 
     def fingerprint(self) -> dict[str, Any]:
         names = (
@@ -99,8 +103,8 @@ class LadderTask:
         return self._run(chain, "equilibration", 0, rounds, state)[0]
 
     def advance(self, chain: int, chunk: int, state: Arrays) -> tuple[Arrays, Arrays]:
-        first = chunk * _ROUNDS_PER_CHUNK
-        rounds = min(_ROUNDS_PER_CHUNK, self.n_rounds - first)
+        first = chunk * self._rounds_per_chunk
+        rounds = min(self._rounds_per_chunk, self.n_rounds - first)
         return self._run(chain, chunk, first, rounds, state)
 
     def _run(
