@@ -134,6 +134,12 @@ class ChainsSpec(_Model):
     equilibration: Annotated[int, Field(ge=0)] = 0
     """Steps before the first kept frame."""
 
+    @model_validator(mode="after")
+    def _starts_of_one_length(self) -> "ChainsSpec":
+        if len({len(start) for start in self.starts}) > 1:
+            raise ValueError("starts: every start needs as many numbers as the others")
+        return self
+
 
 class ReplicaExchangeSpec(_Model):
     """How ``bgdiff reference`` makes independent replica-exchange ladders: one per start."""

@@ -142,8 +142,11 @@ def test_generation_that_is_not_possible(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
         generate_data(load_system(folder), tmp_path / "file" / "a.dcd", processes=1)
-    with pytest.raises(StorageError, match="mdtraj cannot write it"):
+    with pytest.raises(StorageError, match=r"a\.zebra: mdtraj cannot write it"):
         generate_data(load_system(folder), tmp_path / "a.zebra", processes=1)
+    assert not (tmp_path / "a.zebra.parts").exists()  # noticed before the simulation
+    with pytest.raises(ConfigError, match=r"\.json beside the data is for their provenance"):
+        generate_data(load_system(folder), tmp_path / "a.json", processes=1)
     text = (folder / "system.yaml").read_text()
     (folder / "system.yaml").write_text(text.replace("generate:", "# generate:"))
     with pytest.raises(SystemDefinitionError, match="has no 'generate' section"):

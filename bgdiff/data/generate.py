@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def generate_data(
 
     Raises:
         ConfigError: ``out`` exists, or its directory of chunks belongs to other settings.
-        StorageError: ``out`` cannot be written.
+        DataError: the simulation is unstable.
+        StorageError: ``out`` cannot be written, or not in this format.
         SystemDefinitionError: the system has no ``generate`` section.
     """
     settings = system.spec.generate
@@ -63,6 +65,8 @@ def generate_data(
         if path.exists():
             raise ConfigError(f"{path}: exists already; remove it or choose another file with --out")
     make_directory(out.parent)
+    if out.suffix == ".json":
+        raise ConfigError(f"{out}: the .json beside the data is for their provenance; choose another --out")
     if isinstance(settings, MDSpec):
         record = _run_md(system, settings, out, seed, processes or os.cpu_count() or 1, progress)
     else:
@@ -109,6 +113,8 @@ def molecule_of(system: System, starts: list[dict[str, float]]) -> Molecule:
 def _run_md(
     system: System, settings: MDSpec, out: Path, seed: int, processes: int, progress: Progress
 ) -> dict[str, Any]:
+    with TemporaryDirectory() as folder:  # better now than after hours
+        _write_trajectory(Path(folder) / out.name, system.structure[None], system)
     task = MDTask(
         molecule=molecule_of(system, settings.starts),
         dynamics=Dynamics(settings.step_fs, settings.friction_per_ps),
@@ -139,14 +145,14 @@ def _run_md(
     }
 
 
-def _write_trajectory(out: Path, x: NDArray[np.float32], system: System) -> None:
+def _write_trajectory(out: Path, x: NDArray[Any], system: System) -> None:
     import mdtraj
 
     with atomic_path(out) as temporary:
         try:
             mdtraj.Trajectory(x, system.topology).save(str(temporary))
         except (OSError, KeyError, ValueError) as error:
-            raise StorageError(f"{out}: mdtraj cannot write it ({error})") from error
+            raise StorageError(f"{out.name}: mdtraj cannot write it ({error})") from error
 
 
 def _run_mala(

@@ -93,7 +93,7 @@ class LadderTask:
             context.setVelocitiesToTemperature(
                 temperature, openmm_seed(self.seed, "ladder", chain, "velocities", rung)
             )
-            velocities.append(_read(context, velocities=True)[2])
+            velocities.append(_read(context)[2])
         state: Arrays = {
             "positions": np.repeat(structure[None], replicas, axis=0),
             "velocities": np.array(velocities),
@@ -132,14 +132,15 @@ class LadderTask:
                 context.setVelocities(velocities[rung])
                 try:
                     integrator.step(steps)
-                except openmm.OpenMMException as error:
+                    energy, positions[rung], velocities[rung] = _read(context)
+                except openmm.OpenMMException:
+                    energy = np.nan
+                if not np.isfinite(energy):
                     raise DataError(
-                        f"ladder {chain}: the replica at {temperatures[rung]:.0f} K exploded ({error}); "
-                        "reduce replica_exchange.step_fs or t_max"
-                    ) from error
-                record["energy"][step, rung], positions[rung], velocities[rung] = _read(
-                    context, velocities=True
-                )
+                        f"ladder {chain}: the replica at {temperatures[rung]:.0f} K exploded; reduce "
+                        "replica_exchange.step_fs or t_max"
+                    )
+                record["energy"][step, rung] = energy
             for column, spec in enumerate(self.observables.values()):
                 record["observables"][step, :, column] = compute_observable(spec, positions)
             record["walker"][step] = walker
@@ -176,8 +177,9 @@ def swap(
     return order, accepted
 
 
-def _read(context: openmm.Context, *, velocities: bool) -> tuple[float, Array, Array]:
-    state = context.getState(energy=True, positions=True, velocities=velocities)
+def _read(context: openmm.Context) -> tuple[float, Array, Array]:
+    """Return U (kJ/mol), positions (nm) and velocities (nm/ps)."""
+    state = context.getState(energy=True, positions=True, velocities=True)
     return (
         state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole),
         state.getPositions(asNumpy=True).value_in_unit(unit.nanometer),
