@@ -85,7 +85,8 @@ class TrainingConfig(_Settings):
     """Fraction of the data kept from training, for diagnostics and the forward effective sample size."""
     log_every: Count = 50
     evaluate_every: Count = 500
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 20.0
+    """Wall-clock time between checkpoints: what a kill can cost."""
 
     @model_validator(mode="after")
     def _groups(self) -> "TrainingConfig":
@@ -181,7 +182,11 @@ def parse_config(content: dict[str, Any]) -> RunConfig:
         lines = [
             f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: "
             f"{problem['msg'].removeprefix('Value error, ')}"
-            + ("" if problem["type"] in ("extra_forbidden", "value_error") else f" (got {problem['input']!r})")
+            + (
+                ""
+                if problem["type"] in ("extra_forbidden", "value_error")
+                else f" (got {problem['input']!r})"
+            )
             for problem in error.errors()
         ]
         raise ConfigError("bad settings: " + "; ".join(lines)) from error

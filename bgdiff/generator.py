@@ -66,12 +66,10 @@ class BoltzmannGenerator:
         size = self.config.sampling.chunk
         chunks = []
         for chunk, start in enumerate(range(0, n, size)):
-            done = start * self.ladder.n_rungs
-            total = n * self.ladder.n_rungs
             count = min(size, n - start)
 
-            def report(k: int, of: int, text: str = "", *, done: int = done, count: int = count) -> None:
-                progress(done + k * count, total, text)
+            def report(k: int, of: int, text: str = "", *, start: int = start, count: int = count) -> None:
+                progress(start * of + k * count, n * of, text)
 
             chunks.append(self.walk(chunk, count, seed=seed, progress=report))
         return Proposal(self.system, self.coordinates, join_paths(chunks))
@@ -211,7 +209,9 @@ class Ensemble:
                 )
                 return free_energy_difference(self.log_weight, initial, final)
         known = ", ".join(spec.name for spec in self.system.differences) or "none"
-        raise ConfigError(f"system {self.system.name} has no free-energy difference {name!r}; it has: {known}")
+        raise ConfigError(
+            f"system {self.system.name} has no free-energy difference {name!r}; it has: {known}"
+        )
 
     def expectation(self, values: NDArray[np.float64]) -> Estimate:
         """Boltzmann average of values ``(n,)``, one per sample."""

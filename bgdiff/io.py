@@ -1,5 +1,6 @@
 """Files of a run: written whole or not at all, and checked when they are read."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -99,14 +100,12 @@ def save_tensors(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     header = {"bgdiff": json.dumps(_plain(dict(metadata or {})), allow_nan=False)}
+    header["digest"] = _digest(plain, header["bgdiff"])
     with atomic_path(path) as temporary:
         try:
-            save_file(
-                {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
-                temporary,
-                header,
-            )
+            save_file(plain, temporary, header)
         except SafetensorError as error:  # safetensors reports I/O failures with its own type
             raise OSError(str(error)) from error
 
@@ -132,10 +131,19 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
     if "bgdiff" not in header:
         raise CheckpointError(f"{path}: was not written by bgdiff")
-    try:
-        return tensors, json.loads(header["bgdiff"])
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its header is corrupt; delete it to redo this stage") from error
+    if header.get("digest") != _digest(tensors, header["bgdiff"]):
+        raise CheckpointError(f"{path}: corrupt (its checksum does not fit); delete it to redo this stage")
+    return tensors, json.loads(header["bgdiff"])
+
+
+def _digest(tensors: Mapping[str, Any], metadata: str) -> str:
+    """BLAKE2b of the content: a flipped bit would otherwise be a silently different model."""
+    digest = hashlib.blake2b(metadata.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -104,7 +104,10 @@ def write_ensemble(
         progress(min(start + size, n), n)
     ensemble = Ensemble(
         system,
-        *(np.concatenate([getattr(part, field) for part in parts]) for field in ("x", "energy", "log_weight")),
+        *(
+            np.concatenate([getattr(part, field) for part in parts])
+            for field in ("x", "energy", "log_weight")
+        ),
     )
     _save_arrays(
         run.file("proposal.npz"),

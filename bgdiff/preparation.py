@@ -43,16 +43,14 @@ def fit_coordinates(system: "System", x: Tensor) -> Coordinates:
     """
     if system.spec.coordinates == "internal":
         topology = system.topology
-        assert topology is not None  # noqa: S101 - only molecules may ask for internal coordinates
+        assert topology is not None  # only molecules may ask for internal coordinates
         bonds = [(first.index, second.index) for first, second in topology.bonds]
         heavy = [atom.element is None or atom.element.symbol != "H" for atom in topology.atoms]
         return InternalCoordinates.fit(ZMatrix.from_bonds(topology.n_atoms, bonds, heavy), x)
     return WhitenedCoordinates.fit(x)
 
 
-def prepare(
-    system: "System", data: "Dataset", config: RunConfig, *, progress: Progress = silent
-) -> Prepared:
+def prepare(system: "System", data: "Dataset", config: RunConfig, *, progress: Progress = silent) -> Prepared:
     """Split, fit coordinates, label every frame with the target's energy and force.
 
     Raises:

@@ -62,7 +62,9 @@ class Run:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         if not (self.path / _MANIFEST).is_file():
-            raise RunDirectoryError(f"{self.path}: holds no run ({_MANIFEST} is missing); start one with: bgdiff run")
+            raise RunDirectoryError(
+                f"{self.path}: holds no run ({_MANIFEST} is missing); start one with: bgdiff run"
+            )
         self.manifest = read_json(self.path / _MANIFEST)
         if not isinstance(self.manifest, dict) or self.manifest.get("format") != _FORMAT:
             raise CheckpointError(f"{self.path / _MANIFEST}: was written by another version of bgdiff")
@@ -119,7 +121,10 @@ class Run:
         sampling = self.config.sampling
         starts = range(0, sampling.n_samples, sampling.chunk)
         return [
-            (self.path / "samples" / f"chunk-{index:05d}.safetensors", min(sampling.chunk, sampling.n_samples - start))
+            (
+                self.path / "samples" / f"chunk-{index:05d}.safetensors",
+                min(sampling.chunk, sampling.n_samples - start),
+            )
             for index, start in enumerate(starts)
         ]
 
@@ -192,7 +197,8 @@ def start_run(
     out = Path(out)
     if (out / _MANIFEST).exists():
         raise RunDirectoryError(
-            f"{out}: already holds a run; continue it with: bgdiff run --resume {out}, or choose another --out"
+            f"{out}: already holds a run; continue it with: bgdiff run --resume {out}, "
+            "or choose another --out"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunDirectoryError(f"{out}: exists and is not an empty directory; choose another --out")
@@ -352,12 +358,13 @@ def _write_results(run: Run) -> None:
 
 
 def _report(run: Run, stages: Stages) -> None:
+    from bgdiff.analysis.exact import exact_profiles
     from bgdiff.analysis.report import build_report
 
     if not run.file("results.json").is_file():
         raise RunDirectoryError(f"{run.path}: has no results yet; run: bgdiff reweight {run.path}")
     with stages("report"):
-        build_report(run.path)
+        build_report(run.path, exact_profiles(run.system))
 
 
 def _digest(data: "Dataset") -> str:

@@ -47,7 +47,9 @@ class TrainingData:
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> "TrainingData":
         score = None if self.score is None else self.score.to(device, dtype)
-        return TrainingData(self.z.to(device, dtype), self.log_density.to(device), score, self.basin.to(device))
+        return TrainingData(
+            self.z.to(device, dtype), self.log_density.to(device), score, self.basin.to(device)
+        )
 
 
 def label(
@@ -128,9 +130,11 @@ class Trainer:
         self.offsets = torch.zeros(len(self.sigma), device=self.device, requires_grad=True)
         self.average_offsets = torch.zeros_like(self.offsets, requires_grad=False)
         # The normalisers move by many kT while the network moves by a fraction of one: ten times the rate.
-        self.optimiser = torch.optim.Adam(
-            [{"params": list(self.model.parameters())}, {"params": [self.offsets]}], betas=(0.9, 0.99)
-        )
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.model.parameters())},
+            {"params": [self.offsets]},
+        ]
+        self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.step_count = 0
         self.history: list[dict[str, float]] = []
         self._since_log: list[tuple[float, float, float]] = []
@@ -153,19 +157,23 @@ class Trainer:
         )  # fmt: skip
         loss = terms.score + settings.classification_weight * terms.classification
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
         self.optimiser.step()
         self.step_count += 1
         self._update_average()
-        self._since_log.append((float(terms.score), float(terms.classification), float(norm)))
+        self._since_log.append((terms.score.item(), terms.classification.item(), norm.item()))
         if not math.isfinite(self._since_log[-1][0]):
             raise DataError(
                 f"training diverged at step {self.step_count} (score loss is not finite); lower "
                 "training.learning_rate or look for broken frames in the data set"
             )
         last = self.step_count == settings.steps
-        if last or self.step_count % settings.log_every == 0 or self.step_count % settings.evaluate_every == 0:
+        if (
+            last
+            or self.step_count % settings.log_every == 0
+            or self.step_count % settings.evaluate_every == 0
+        ):
             self._log(rate, evaluate=last or self.step_count % settings.evaluate_every == 0)
 
     def run(self, checkpoint: Path | None = None, progress: Progress = silent) -> None:

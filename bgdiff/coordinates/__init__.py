@@ -35,4 +35,4 @@ def coordinates_from_state(tensors: dict[str, Tensor], metadata: dict[str, Any])
     kind = metadata.get("kind")
     if kind not in kinds:
         raise CheckpointError(f"coordinates of kind {kind!r} are unknown to this version of bgdiff")
-    return kinds[kind].from_state(tensors, metadata)  # type: ignore[attr-defined, no-any-return]
+    return kinds[kind].from_state(tensors, metadata)

@@ -26,7 +26,9 @@ class ZMatrixMap:
 
     def __init__(self, zmatrix: ZMatrix) -> None:
         self.zmatrix = zmatrix
-        index = {name: torch.as_tensor(getattr(zmatrix, name)) for name in ("atom", "bond", "angle", "torsion")}
+        index = {
+            name: torch.as_tensor(getattr(zmatrix, name)) for name in ("atom", "bond", "angle", "torsion")
+        }
         self._atom, self._bond = index["atom"], index["bond"]
         self._angle, self._torsion = index["angle"], index["torsion"]
         self._levels = [torch.as_tensor(rows) for rows in zmatrix.levels()]
@@ -44,7 +46,7 @@ class ZMatrixMap:
         arm = bond_vector[:, 1:]
         angles = torch.atan2(torch.linalg.cross(arm, towards).norm(dim=-1), (arm * towards).sum(-1))
         rows = slice(3, None)
-        e1, e2, e3 = _frame(x[:, self._bond[rows]], x[:, self._angle[rows]], x[:, self._torsion[rows]])
+        _, e2, e3 = _frame(x[:, self._bond[rows]], x[:, self._angle[rows]], x[:, self._torsion[rows]])
         arm = bond_vector[:, 2:]
         torsions = torch.atan2((arm * e3).sum(-1), (arm * e2).sum(-1))
         return bonds, angles, torsions
@@ -205,8 +207,6 @@ def _names(zmatrix: ZMatrix, rotatable: Tensor) -> list[str]:
     names = [f"bond {a}-{b}" for a, b, _, _ in rows[1:]]
     names += [f"angle {a}-{b}-{c}" for a, b, c, _ in rows[2:]]
     names += [
-        f"torsion {a}-{b}-{c}-{d}"
-        for (a, b, c, d), free in zip(rows[3:], rotatable, strict=True)
-        if not free
+        f"torsion {a}-{b}-{c}-{d}" for (a, b, c, d), free in zip(rows[3:], rotatable, strict=True) if not free
     ]
     return names

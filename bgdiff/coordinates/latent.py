@@ -40,6 +40,7 @@ class LatentTarget:
         """Log density ``(B,)`` and its gradient with respect to z ``(B, d)``.
 
         The force is mapped by a vector-Jacobian product: ∇_z log p = (dx/dz)ᵀ F + ∇_z log|det dx/dz|.
+        Where the log density is -inf, the gradient means nothing and may not be finite.
         """
         z = z.detach().to(torch.float64).requires_grad_(True)
         with torch.enable_grad():
@@ -47,4 +48,5 @@ class LatentTarget:
             energy, force = self.target.energy_and_force(x.detach())
             surrogate = (x * force).sum() + torch.where(torch.isfinite(log_det), log_det, 0.0).sum()
             (score,) = torch.autograd.grad(surrogate, z)
-        return (log_det - energy).detach(), score
+        log_density = (log_det - energy).detach()
+        return torch.where(torch.isfinite(log_density), log_density, -torch.inf), score

@@ -88,8 +88,8 @@ class ZMatrix:
                 parent[i] = p
                 done.add(i)
                 queue.append(i)
-        columns = list(zip(*rows, strict=True))
-        return cls(*(np.array(column) for column in columns[:4]), np.array(columns[4], dtype=bool))
+        atom, bond, angle, torsion, improper = (np.array(column) for column in zip(*rows, strict=True))
+        return cls(atom, bond, angle, torsion, improper)
 
     def levels(self) -> list[np.ndarray]:
         """Rows (from the fourth) grouped so that each group needs only atoms of earlier groups."""

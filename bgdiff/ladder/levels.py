@@ -46,7 +46,8 @@ def even_levels(sigma: Tensor, variances: Tensor, n_rungs: int, *, log_uniform: 
         variances.to(torch.float64).clamp_min(0).sqrt()[None, None], 5, 1, 2, count_include_pad=False
     )[0, 0]
     step = position.diff()
-    share = (1 - log_uniform) * spread / spread.sum() + log_uniform * step / step.sum()
+    total = spread.sum().clamp_min(torch.finfo(spread.dtype).tiny)  # Gaussian data: no scatter at all
+    share = (1 - log_uniform) * spread / total + log_uniform * step / step.sum()
     cumulative = torch.cat([torch.zeros_like(share[:1]), share.cumsum(0)])
     wanted = torch.linspace(0, float(cumulative[-1]), n_rungs, dtype=torch.float64, device=sigma.device)
     levels = _interpolate(wanted, cumulative, position).exp()
@@ -86,7 +87,9 @@ def statistical_length(sigma: Tensor, width: Tensor) -> Tensor:
     nodes = torch.stack([low, (low * high).sqrt(), high])
     speed = _speed(nodes.reshape(-1), width).reshape(3, -1) * 2 * nodes**2  # dL/d ln σ
     pieces.append(_simpson(torch.log(nodes), speed))
-    return torch.cat([torch.zeros_like(sigma[:1]), torch.cat([piece.reshape(-1) for piece in pieces]).cumsum(0)])
+    return torch.cat(
+        [torch.zeros_like(sigma[:1]), torch.cat([piece.reshape(-1) for piece in pieces]).cumsum(0)]
+    )
 
 
 def overlap_windows(sigma: Tensor, width: Tensor, reach: float, at_least: int) -> Tensor:

@@ -112,8 +112,9 @@ class Ladder:
     def step_variances(self, z: Tensor, generator: torch.Generator, progress: Progress = silent) -> Tensor:
         """How much each step from rung k+1 to k, k = 1..K-1, scatters the weight: ``(K-1,)``.
 
-        The variance over noised data ``z`` ``(n, d)`` of log p̃_k(z_k) + log q(z_{k+1}|z_k) - log p̃_{k+1}(z_{k+1})
-        - log p_θ(z_k|z_{k+1}), which is constant for a step that samples the model's own rungs exactly.
+        The variance over noised data ``z`` ``(n, d)`` of log p̃_k(z_k) + log q(z_{k+1}|z_k)
+        - log p̃_{k+1}(z_{k+1}) - log p_θ(z_k|z_{k+1}), which is constant for a step that samples the model's
+        own rungs exactly.
         """
         lower = self.up(0).sample(z.to(torch.float64), generator)
         energy = self._log_density(lower, 1)

@@ -43,9 +43,7 @@ def wrapped_normal_score(delta: Tensor, variance: Tensor) -> Tensor:
 def _images(delta: Tensor, variance: Tensor) -> Tensor:
     n = torch.arange(-_IMAGES, _IMAGES + 1, dtype=delta.dtype, device=delta.device)
     shifted = delta[..., None] + _TWO_PI * n
-    return torch.logsumexp(-0.5 * shifted**2 / variance[..., None], -1) - 0.5 * torch.log(
-        _TWO_PI * variance
-    )
+    return torch.logsumexp(-0.5 * shifted**2 / variance[..., None], -1) - 0.5 * torch.log(_TWO_PI * variance)
 
 
 def _fourier(delta: Tensor, variance: Tensor) -> Tensor:

@@ -64,9 +64,7 @@ class EnergyNetwork(nn.Module):
         spread = 1 + sigma[:, None] ** 2
         real = z[:, : self.n_real]
         features = self._features(z, spread)
-        gauss = -0.5 * (real**2 / spread).sum(-1) - 0.5 * self.n_real * torch.log(
-            2 * math.pi * spread[:, 0]
-        )
+        gauss = -0.5 * (real**2 / spread).sum(-1) - 0.5 * self.n_real * torch.log(2 * math.pi * spread[:, 0])
         amplitude = spread[:, 0].rsqrt() - 1 / math.sqrt(1 + self.sigma_max**2)
         learned = (features * self._network(features, sigma)).sum(-1)
         return gauss - self.n_periodic * math.log(2 * math.pi) + amplitude * learned

@@ -59,7 +59,9 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 """The variants by the name used in a configuration."""
 
 
-def choose_rungs(windows: Tensor, n_groups: int, n_levels: int, lowest: int, generator: torch.Generator) -> Tensor:
+def choose_rungs(
+    windows: Tensor, n_groups: int, n_levels: int, lowest: int, generator: torch.Generator
+) -> Tensor:
     """Draw ``n_levels`` distinct rungs for each group: one at random, the others from its window.
 
     Only rungs that overlap tell each other apart with signal, but the farther they are apart the larger

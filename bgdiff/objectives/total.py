@@ -61,7 +61,9 @@ def draw_batch(
     """
     rungs = choose_rungs(windows, n_groups, n_levels, lowest, generator)
     index = torch.randint(len(z0), rungs.shape, generator=generator, device=generator.device)
-    noise = torch.randn((*rungs.shape, z0.shape[1]), generator=generator, device=generator.device, dtype=z0.dtype)
+    noise = torch.randn(
+        (*rungs.shape, z0.shape[1]), generator=generator, device=generator.device, dtype=z0.dtype
+    )
     displacement = sigma.to(z0)[rungs][..., None] * noise
     z = z0[index] + displacement
     return Batch(
@@ -85,7 +87,8 @@ def classification_logits(
 
     Args:
         offsets: f ``(K+1,)``.
-        own: log p̃(z_a, σ_a) ``(G, n)``, already known from the score term; its entries of rung 0 are not used.
+        own: log p̃(z_a, σ_a) ``(G, n)``, already known from the score term; entries of rung 0 are not
+            used.
         target_log_density: the known log density of rung 0 (unnormalised), needed if the batch has
             points of rung 0; it is called only on the noised points that share a group with one.
     """
@@ -146,7 +149,5 @@ def ladder_loss(
         score_loss = weighted_score_loss(score[noisy], target[noisy], weight[noisy])
     if classification is None:
         return LossTerms(score_loss, torch.zeros_like(score_loss))
-    logits = classification_logits(
-        model, offsets, sigma, batch, own.reshape(groups, n), target_log_density
-    )
+    logits = classification_logits(model, offsets, sigma, batch, own.reshape(groups, n), target_log_density)
     return LossTerms(score_loss, LOSSES[classification](logits))

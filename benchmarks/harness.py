@@ -1,0 +1,65 @@
+"""What all benchmarks share: their options, their environment, and the file they write."""
+
+import argparse
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bgdiff.io import write_json
+
+__all__ = ["Row", "environment", "main"]
+
+Row = dict[str, Any]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor and threads behind the numbers."""
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].partition(":")[2].strip() if names else processor
+    packages = ("bgdiff", "torch", "openmm", "mdtraj", "numpy", "pymbar")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main(name: str, measure: Callable[[bool, int, Console], list[Row]], description: str) -> None:
+    """Parse the options, measure, print a table, and write JSON if asked to.
+
+    Args:
+        measure: called with (quick, seed, console); returns rows of plain values.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    parser.add_argument("--quick", action="store_true", help="a reduced form, to see that it works")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
+    arguments = parser.parse_args()
+    console = Console()
+    rows = measure(arguments.quick, arguments.seed, console)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = Table(*columns, title=name)
+    for row in rows:
+        table.add_row(*(_text(row.get(column)) for column in columns))
+    console.print(table)
+    if arguments.json:
+        content = {"name": name, "environment": environment(), "seed": arguments.seed, "rows": rows}
+        write_json(arguments.json, {**content, "quick": arguments.quick})
+        console.print(f"wrote {arguments.json}")
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

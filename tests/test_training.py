@@ -1,0 +1,197 @@
+"""Training: what it learns on data with known answers, and that stopping does not change it."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from bgdiff.config import RunConfig, make_config
+from bgdiff.coordinates import LatentTarget, WhitenedCoordinates
+from bgdiff.errors import CheckpointError, DataError
+from bgdiff.models import GaussianMixtureModel
+from bgdiff.random import generator_for
+from bgdiff.training import Trainer, TrainingData, label
+
+
+class MixtureTarget:
+    """Two normal modes in two dimensions with an offset of the energy: log Z = 3 in x."""
+
+    event_shape = (1, 2)
+    log_z = 3.0
+
+    def __init__(self, share: float) -> None:
+        means = torch.tensor([[-2.0, 0.0], [2.0, 0.0]])
+        self.model = GaussianMixtureModel(
+            torch.tensor([share, 1 - share]), means, 0.25 * torch.eye(2).expand(2, 2, 2)
+        )
+
+    def energy(self, x: torch.Tensor) -> torch.Tensor:
+        return -self.model.log_density(x[:, 0], torch.zeros(1, dtype=torch.float64)) - self.log_z
+
+    def energy_and_force(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            energy = self.energy(x)
+            (gradient,) = torch.autograd.grad(energy.sum(), x)
+        return energy.detach(), -gradient
+
+
+def make_trainer(config: RunConfig, share: float = 0.7, forces: bool = True) -> Trainer:
+    target = MixtureTarget(share)
+    x = target.model.sample(8000, generator_for(0, "data"))[:, None]
+    coordinates = WhitenedCoordinates.fit(x)
+    latent = LatentTarget(target, coordinates)
+    basin = (x[:, 0, 0] > 0).long()
+    parts = [
+        label(latent, x[rows], basin[rows], forces=forces) for rows in (slice(1000, None), slice(0, 1000))
+    ]
+    return Trainer(parts[0], parts[1], coordinates, config, latent)
+
+
+def small(steps: int, **training: object) -> RunConfig:
+    return make_config(
+        "quick",
+        seed=5,
+        overrides={
+            "network": {"width": 64, "depth": 2},
+            "ladder": {"n_training_rungs": 24, "sigma_min": 0.05},
+            "training": {
+                "steps": steps,
+                "batch_size": 256,
+                "evaluate_every": 100,
+                "log_every": 20,
+                **training,
+            },
+        },
+    )
+
+
+@pytest.mark.parametrize("forces", [True, False])
+def test_learns_the_energy_and_the_weights_of_the_modes(forces: bool) -> None:
+    trainer = make_trainer(small(700), share=0.85, forces=forces)
+    trainer.run()
+    last = trainer.history[-1]
+    assert last["held_out_energy_sd"] < (0.12 if forces else 0.3)
+    # error of the modes' relative weight: energy errors averaged over each mode, then compared
+    held = trainer.held_out
+    learned = trainer.average.log_density(held.z, trainer.sigma[1:2]).detach().double()
+    error = learned - held.log_density
+    gap = float(error[held.basin == 1].mean() - error[held.basin == 0].mean())
+    assert abs(gap) < 0.15
+
+
+def test_without_classification_the_modes_weights_are_not_learned() -> None:
+    """Score matching is blind to them: the reason for DiffCLF, and proof that the test above can fail."""
+    gaps = {}
+    for classification in ("bi_level", None):
+        trainer = make_trainer(small(500, classification=classification), share=0.97)
+        trainer.run()
+        held = trainer.held_out
+        error = trainer.average.log_density(held.z, trainer.sigma[1:2]).detach().double() - held.log_density
+        gaps[classification] = abs(float(error[held.basin == 1].mean() - error[held.basin == 0].mean()))
+    assert gaps["bi_level"] < 0.5 * gaps[None]
+
+
+def test_normalisers_agree_with_quadrature() -> None:
+    """Learned f_k against -log ∫ p̃_θ(z, σ_k) dz on a grid."""
+    trainer = make_trainer(small(700))
+    trainer.run()
+    for k in (1, 8, 16, 24):
+        sigma = trainer.sigma[k : k + 1]
+        reach = 6 * math.sqrt(1 + float(sigma) ** 2)
+        axis = torch.linspace(-reach, reach, 400, dtype=torch.float64)
+        grid = torch.cartesian_prod(axis, axis)
+        with torch.no_grad():
+            log_density = trainer.average.log_density(grid, sigma).double()
+        log_z = float(torch.logsumexp(log_density, 0)) + 2 * math.log(float(axis[1] - axis[0]))
+        assert abs(float(trainer.normalisers[k]) + log_z) < 0.1
+    assert float(trainer.normalisers[-1]) == 0.0
+
+
+def test_with_target_the_bottom_normaliser_is_log_z() -> None:
+    trainer = make_trainer(small(900, with_target=True))
+    trainer.run()
+    latent_log_z = MixtureTarget.log_z  # x and z differ by a Jacobian that the log density includes
+    assert abs(float(trainer.normalisers[0]) + latent_log_z) < 0.1
+
+
+def test_stopping_and_resuming_changes_no_bit(tmp_path: Path) -> None:
+    config = small(60, evaluate_every=25, log_every=10)
+    whole = make_trainer(config)
+    whole.run()
+    first = make_trainer(config)
+    for _ in range(33):
+        first.step()
+    first.save(tmp_path / "checkpoint.safetensors")
+    second = make_trainer(config)
+    second.load(tmp_path / "checkpoint.safetensors")
+    second.run()
+    for name, value in whole.average.state_dict().items():
+        assert torch.equal(value, second.average.state_dict()[name]), name
+    assert torch.equal(whole.normalisers, second.normalisers)
+    strip = [[{k: v for k, v in r.items() if k != "elapsed"} for r in t.history] for t in (whole, second)]
+    assert strip[0] == strip[1]
+
+
+def test_interrupt_at_any_step_leaves_a_usable_checkpoint(tmp_path: Path) -> None:
+    config = small(40, checkpoint_seconds=0)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+
+    def stop(done: int, total: int, text: str = "") -> None:
+        if done == 17:
+            raise KeyboardInterrupt
+
+    trainer = make_trainer(config)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(checkpoint, stop)
+    again = make_trainer(config)
+    again.load(checkpoint)
+    assert again.step_count == 17
+    again.run()
+    whole = make_trainer(config)
+    whole.run()
+    assert torch.equal(whole.normalisers, again.normalisers)
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(small(10))
+    path = tmp_path / "checkpoint.safetensors"
+    trainer.save(path)
+    with pytest.raises(CheckpointError, match="other settings"):
+        make_trainer(small(11)).load(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: corrupt or truncated"):
+        trainer.load(path)
+    with pytest.raises(CheckpointError, match="missing"):
+        trainer.load(tmp_path / "nothing.safetensors")
+
+
+def test_divergence_is_reported_not_trained_through() -> None:
+    trainer = make_trainer(small(50))
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(DataError, match="diverged at step 1"):
+        trainer.step()
+
+
+def test_frames_without_a_finite_energy_are_refused() -> None:
+    target = MixtureTarget(0.5)
+    x = target.model.sample(100, generator_for(1))[:, None]
+    coordinates = WhitenedCoordinates.fit(x)
+    x[7] = torch.nan
+    with pytest.raises(DataError, match="first: frame 7"):
+        label(LatentTarget(target, coordinates), x, torch.zeros(100))
+
+
+def test_global_random_state_is_left_alone() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    trainer = make_trainer(small(3))
+    trainer.run()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_data_is_kept_as_given() -> None:
+    data = TrainingData(torch.zeros(3, 2), torch.zeros(3), None, torch.zeros(3, dtype=torch.int64))
+    assert data.to("cpu", torch.float32).score is None
