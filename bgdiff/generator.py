@@ -91,7 +91,7 @@ class BoltzmannGenerator:
         metadata = {
             "kind": "generator",
             "system": self.system.name,
-            "system_digest": self.system.digest,
+            "system_digest": self.system.ensemble_digest,
             "model": model.describe(),
             "coordinates": description,
             "config": self.config.model_dump(mode="json"),
@@ -108,9 +108,9 @@ class BoltzmannGenerator:
         tensors, metadata = load_tensors(path)
         if metadata.get("kind") != "generator":
             raise CheckpointError(f"{path}: is not a trained generator")
-        if metadata["system_digest"] != system.digest:
+        if metadata["system_digest"] != system.ensemble_digest:
             raise CheckpointError(
-                f"{path}: was trained for another definition of {metadata['system']} than {system.path} holds"
+                f"{path}: was trained for another density ({metadata['system']}) than {system.path} defines"
             )
 
         def part(prefix: str) -> dict[str, Tensor]:

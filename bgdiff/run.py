@@ -72,12 +72,12 @@ class Run:
 
     @cached_property
     def system(self) -> System:
-        """The system, checked to be the one the run was started with."""
+        """The system, checked to have the density the run was started with; its basins may have changed."""
         system = load_system(self.manifest["system_path"])
-        if system.digest != self.manifest["system_digest"]:
+        if system.ensemble_digest != self.manifest["system_digest"]:
             raise RunDirectoryError(
-                f"{self.path}: the definition in {system.path} has changed since this run was started; "
-                "start a new run, or restore the definition"
+                f"{self.path}: the potential or temperature in {system.path} has changed since this run was "
+                "started; start a new run, or restore the definition"
             )
         return system
 
@@ -212,7 +212,7 @@ def start_run(
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "system": system.name,
         "system_path": str(system.path.resolve()),
-        "system_digest": system.digest,
+        "system_digest": system.ensemble_digest,
         "data_paths": paths,
         "data_digest": _digest(dataset),
         "data_provenance": dataset.provenance,

@@ -17,7 +17,6 @@ from bgdiff.errors import (
     DataError,
     RunDirectoryError,
     StorageError,
-    SystemDefinitionError,
 )
 from bgdiff.outputs import load_arrays
 from bgdiff.progress import Progress
@@ -184,8 +183,9 @@ def test_a_changed_system_is_noticed(tmp_path: Path) -> None:
     shutil.copytree(load_system("double_well").path, folder)
     path = start_run(folder, tmp_path / "run", overrides=SMALL)
     text = (folder / "system.yaml").read_text()
-    (folder / "system.yaml").write_text(text.replace("title:", "title: Changed", 1))
-    with pytest.raises((RunDirectoryError, SystemDefinitionError), match="changed"):
+    assert "a: 1.0" in text
+    (folder / "system.yaml").write_text(text.replace("a: 1.0", "a: 2.0", 1))
+    with pytest.raises(RunDirectoryError, match="potential or temperature"):
         run_all(path)
 
 
