@@ -41,7 +41,7 @@ class LadderConfig(_Settings):
     sigma_max: Positive = 12.0
     n_training_rungs: Annotated[int, Field(ge=2, le=100_000)] = 128
     """Rungs on which the model is trained and a normaliser each is learned."""
-    n_rungs: Annotated[int, Field(ge=2, le=100_000)] = 200
+    n_rungs: Annotated[int, Field(ge=2, le=100_000)] = 300
     """Rungs that a walk takes when it samples."""
     moment_samples: Annotated[int, Field(ge=2)] = 4096
     """Noised data points per rung from which the variances of the reverse steps are measured."""
@@ -61,7 +61,7 @@ class TrainingConfig(_Settings):
 
     steps: Count = 6000
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 512
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
     warm_up: Annotated[int, Field(ge=0)] = 200
     """Steps over which the learning rate rises linearly; then it falls to 0 along a cosine."""
     gradient_clip: Positive = 1.0
@@ -73,7 +73,9 @@ class TrainingConfig(_Settings):
     drawn from the target's own energy and temperature, though basins may be in wrong proportion."""
     classification: Literal["bi_level", "multi_level", "jensen_shannon", "forward_kl"] | None = "bi_level"
     """Variant of DiffCLF; null trains by score matching alone."""
-    classification_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    classification_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    """Of DiffCLF against the score term, which is a mean over the axes. Larger weights drown the scores in
+    the classification's sampling noise, smaller ones leave the basins' weights to chance for longer."""
     n_levels: Annotated[int, Field(ge=2, le=64)] = 2
     """Rungs that are told apart in one group of points."""
     reach: Positive = 2.0
@@ -134,11 +136,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sampling": {"n_samples": 4000, "n_held_out": 500},
     },
     "standard": {
-        "training": {"steps": 8000},
+        "training": {"steps": 6000},
     },
     "best": {
         "network": {"width": 384, "depth": 6},
-        "ladder": {"n_rungs": 400},
+        "ladder": {"n_rungs": 500},
         "training": {"steps": 40_000, "batch_size": 1024},
         "sampling": {"n_samples": 50_000, "n_held_out": 4000},
     },
