@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import bgdiff
 from bgdiff.io import write_json
 
 __all__ = ["Row", "environment", "main"]
@@ -27,9 +29,10 @@ def environment() -> dict[str, Any]:
     if cpuinfo.is_file():
         names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         processor = names[0].partition(":")[2].strip() if names else processor
-    packages = ("bgdiff", "torch", "openmm", "mdtraj", "numpy", "pymbar")
+    packages = ("torch", "openmm", "mdtraj", "numpy", "pymbar")
     return {
         "python": platform.python_version(),
+        "bgdiff": bgdiff.__version__,
         **{name: version(name) for name in packages},
         "processor": processor,
         "cores": os.cpu_count(),
@@ -37,23 +40,26 @@ def environment() -> dict[str, Any]:
     }
 
 
-def main(name: str, measure: Callable[[bool, int, Console], list[Row]], description: str) -> None:
+def main(name: str, measure: Callable[[bool, int, Path, Console], list[Row]], description: str) -> None:
     """Parse the options, measure, print a table, and write JSON if asked to.
 
     Args:
-        measure: called with (quick, seed, console); returns rows of plain values.
+        measure: called with (quick, seed, folder for what it makes, console); returns rows of plain values,
+            the first of which names the row.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="a reduced form, to see that it works")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the work here, and continue it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
     arguments = parser.parse_args()
     console = Console()
-    rows = measure(arguments.quick, arguments.seed, console)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    table = Table(*columns, title=name)
-    for row in rows:
-        table.add_row(*(_text(row.get(column)) for column in columns))
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = measure(arguments.quick, arguments.seed, arguments.keep or Path(scratch), console)
+    quantities = list(dict.fromkeys(quantity for row in rows for quantity in row))
+    table = Table("", *(_text(row[quantities[0]]) for row in rows), title=name)
+    for quantity in quantities[1:]:
+        table.add_row(quantity, *(_text(row.get(quantity)) for row in rows))
     console.print(table)
     if arguments.json:
         content = {"name": name, "environment": environment(), "seed": arguments.seed, "rows": rows}

@@ -6,7 +6,6 @@ free-energy difference is compared with that of the frames it was trained on.
 """
 
 import math
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +19,25 @@ from bgdiff.outputs import load_arrays
 from bgdiff.run import Run, run_all, start_run
 
 _SYSTEM = "alanine_dipeptide_vacuum"
-_QUICK = {"training": {"steps": 300}, "ladder": {"n_rungs": 40}, "sampling": {"n_samples": 1000}}
+_QUICK = {
+    "training": {"steps": 150},
+    "ladder": {"n_rungs": 30, "moment_samples": 512, "pilot_samples": 200},
+    "sampling": {"n_samples": 500, "n_held_out": 100},
+}
 
 
-def measure(quick: bool, seed: int, console: Console) -> list[Row]:
+def measure(quick: bool, seed: int, folder: Path, console: Console) -> list[Row]:
     """One row per objective."""
     progress = StageProgress(console)
     rows = []
-    for name, classification in (("score + DiffCLF", "bi_level"), ("score alone", None)):
-        overrides = {**(_QUICK if quick else {})}
-        overrides["training"] = {**overrides.get("training", {}), "classification": classification}
-        with tempfile.TemporaryDirectory() as folder:
-            path = start_run(
-                _SYSTEM,
-                Path(folder) / "run",
-                preset="quick" if quick else "standard",
-                seed=seed,
-                overrides=overrides,
-            )
-            rows.append({"objective": name, **basin_error(run_all(path, progress.stage)), **headline(path)})
+    for name, classification in (("score and DiffCLF", "bi_level"), ("score alone", None)):
+        path = folder / name.replace(" ", "_")
+        if not (path / "run.json").is_file():
+            overrides = {**(_QUICK if quick else {})}
+            overrides["training"] = {**overrides.get("training", {}), "classification": classification}
+            preset = "quick" if quick else "standard"
+            start_run(_SYSTEM, path, preset=preset, seed=seed, overrides=overrides)
+        rows.append({"objective": name, **basin_error(run_all(path, progress.stage)), **headline(path)})
     return rows
 
 
