@@ -1,0 +1,169 @@
+"""Independent reference values: replica exchange against quadrature, its parts against analytic answers."""
+
+import json
+
+import numpy as np
+import pytest
+from molecules import switch_difference, switch_folder, switch_system
+
+from bgdiff.data.ladder_analysis import (
+    basin_changes,
+    log_ratio,
+    mbar_log_weights,
+    profile,
+    round_trips,
+    start_agreement,
+)
+from bgdiff.data.parallel_tempering import swap
+from bgdiff.data.reference import compute_reference
+from bgdiff.errors import ConfigError, DataError, SystemDefinitionError
+from bgdiff.systems import load_system
+
+
+def test_replica_exchange_finds_a_known_difference(tmp_path):
+    system = switch_system(tmp_path / "switch")
+    result = json.loads(
+        compute_reference(system, tmp_path / "reference.json", seed=1, processes=1).read_text()
+    )
+    (difference,) = result["free_energy_differences"]
+    assert 0.0 < difference["std_error"] < 0.3
+    assert abs(difference["value"] - switch_difference()) < 5 * difference["std_error"]
+    assert difference["value"] == pytest.approx(np.mean(difference["per_ladder"]))
+    assert len(difference["per_ladder"]) == 8
+    assert difference["command"] == "bgdiff reference switch --seed 1"
+    assert min(difference["basin_changes"]) > 0
+    assert min(result["round_trips"]) > 0
+    assert all(0.1 < rate < 1 for rate in result["swap_acceptance"])
+    assert result["temperatures"] == pytest.approx([300, np.sqrt(300 * 900), 900])
+    assert result["question_digest"] == system.question_digest
+    assert not (tmp_path / "reference.json.parts").exists()
+
+
+def test_an_interrupted_reference_resumes_to_the_same_values(tmp_path):
+    folder = switch_folder(tmp_path / "switch")
+    text = (folder / "system.yaml").read_text()
+    (folder / "system.yaml").write_text(text.replace("length_ns: 0.05", "length_ns: 0.024"))
+    system = load_system(folder)
+
+    def interrupt(done, total, text=""):
+        if done == 9:
+            raise KeyboardInterrupt
+
+    whole = compute_reference(system, tmp_path / "whole.json", processes=1)
+    with pytest.raises(KeyboardInterrupt):
+        compute_reference(system, tmp_path / "cut.json", processes=1, progress=interrupt)
+    cut = compute_reference(system, tmp_path / "cut.json", processes=1)
+    assert json.loads(cut.read_text()) == json.loads(whole.read_text())
+
+
+def test_the_double_well_is_integrated(tmp_path):
+    system = load_system("double_well")
+    result = json.loads(compute_reference(system, tmp_path / "reference.json").read_text())
+    assert result["log_z"]["value"] == pytest.approx(5.951223, abs=2e-6)
+    assert result["free_energy_differences"][0]["value"] == pytest.approx(2.629382, abs=2e-6)
+    assert result["free_energy_differences"] == system.reference["free_energy_differences"]
+    with pytest.raises(ConfigError, match="exists already"):
+        compute_reference(system, tmp_path / "reference.json")
+
+
+def test_shipped_reference_of_alanine_dipeptide():
+    reference = load_system("alanine_dipeptide_vacuum").reference
+    (difference,) = reference["free_energy_differences"]
+    assert difference["name"] == "phi"
+    assert difference["std_error"] <= 0.2
+    by_start = difference["per_start"]
+    lower = [item for item in by_start if item["start"]["phi"] < 0]
+    upper = [item for item in by_start if item["start"]["phi"] > 0]
+    gap = np.mean([item["value"] for item in lower]) - np.mean([item["value"] for item in upper])
+    error = np.hypot(
+        np.sqrt(sum(item["std_error"] ** 2 for item in lower)) / len(lower),
+        np.sqrt(sum(item["std_error"] ** 2 for item in upper)) / len(upper),
+    )
+    assert abs(gap) < 4 * error  # ladders have forgotten the basin they began in
+
+
+def test_references_that_are_not_possible(tmp_path):
+    folder = switch_folder(tmp_path / "switch")
+    text = (folder / "system.yaml").read_text()
+    (folder / "system.yaml").write_text(
+        text.replace("[[0.25, .inf]]", "[[5, .inf]]").replace("0.05,", "0.001,")
+    )
+    with pytest.raises(DataError, match="difference length, ladder 0: .* never visited"):
+        compute_reference(load_system(folder), tmp_path / "a.json", processes=1)
+    (folder / "system.yaml").write_text(text[: text.index("replica_exchange")])
+    with pytest.raises(SystemDefinitionError, match="has no 'replica_exchange' section"):
+        compute_reference(load_system(folder), tmp_path / "b.json", processes=1)
+    text = (load_system("double_well").path / "system.yaml").read_text()
+    (folder / "system.yaml").write_text(text.replace("left: {observable: x", "left: {observable: y"))
+    with pytest.raises(SystemDefinitionError, match=r"basins\.left: only intervals of x"):
+        compute_reference(load_system(folder), tmp_path / "c.json")
+
+
+def test_an_unstable_ladder_is_told(tmp_path):
+    folder = switch_folder(tmp_path / "switch")
+    xml = (folder / "system.xml").read_text()
+    (folder / "system.xml").write_text(xml.replace('mass="10"', 'mass=".00001"'))
+    with pytest.raises(DataError, match=r"ladder 0: .* exploded; reduce replica_exchange\.step_fs"):
+        compute_reference(load_system(folder), tmp_path / "a.json", processes=1)
+
+
+def test_exchanges_follow_metropolis():
+    rng = np.random.default_rng(0)
+    beta = np.array([1.0, 0.5, 0.25])
+    order, accepted = swap(
+        np.array([5.0, 1.0, 9.0]), beta, 0, rng
+    )  # the colder replica has more energy: always
+    assert order.tolist() == [1, 0, 2]
+    assert accepted[0] == 1
+    assert np.isnan(accepted[1])
+    order, accepted = swap(np.array([1.0, 900.0, 9.0]), beta, 0, rng)  # hopeless
+    assert order.tolist() == [0, 1, 2]
+    assert accepted[0] == 0
+    tries = np.array([swap(np.array([1.0, 2.0, 5.0]), beta, 1, rng)[1][1] for _ in range(20_000)])
+    expected = np.exp((0.5 - 0.25) * (2.0 - 5.0))
+    assert abs(tries.mean() - expected) / np.sqrt(expected * (1 - expected) / len(tries)) < 4
+
+
+def test_mbar_weights_recover_harmonic_oscillators():
+    beta = np.array([1.0, 0.5, 0.25])
+    scores, ratios = [], []
+    for repeat in range(40):
+        x = np.random.default_rng(repeat).normal(size=(200, 3)) / np.sqrt(beta)
+        log_weight = mbar_log_weights(x**2 / 2, beta)
+        assert np.exp(log_weight).sum() == pytest.approx(1)
+        scores.append((np.exp(log_weight) * x**2).sum())
+        ratios.append(log_ratio(log_weight, x < 1, x >= 1))
+    exact_ratio = np.log(0.8413447460685429 / 0.15865525393145707)
+    for values, exact in ((scores, 1.0), (ratios, exact_ratio)):
+        assert abs(np.mean(values) - exact) / (np.std(values, ddof=1) / np.sqrt(len(values))) < 4
+    assert np.std(scores) < 0.8 * np.sqrt(2 / 200)  # hot samples add information to those of the lowest rung
+
+
+def test_profiles_have_their_minimum_at_zero():
+    angles = [np.random.default_rng(k).vonmises(1.0, 4.0, size=(4000, 1)) for k in range(4)]
+    weights = [np.full((4000, 1), -np.log(4000.0))] * 4
+    result = profile(weights, angles, bins=36)
+    centre = np.radians((result["edges"][1:] + result["edges"][:-1]) / 2)
+    exact = -4 * np.cos(centre - 1.0)
+    seen = result["value"] < 4
+    assert result["value"].min() == 0
+    z = (result["value"] - result["value"][seen].mean() - exact + exact[seen].mean())[seen]
+    assert np.abs(z / np.hypot(result["std_error"][seen], 0.05)).max() < 6
+    assert np.isinf(result["value"]).any()
+
+
+def test_round_trips_and_basin_changes_of_a_known_walk():
+    walker = np.array([[0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0], [2, 0, 1], [0, 2, 1]])
+    # walker 0: rungs 0 1 2 2 1 0, one trip; walker 1: 1 0 0 1 2 2; walker 2: 2 2 1 0 0 1
+    assert round_trips(walker) == 1
+    final = np.zeros((6, 3), dtype=bool)
+    final[2:4, 2] = True  # walker 0 is away for two rounds
+    final[4, 2] = True  # walker 1 for one
+    assert basin_changes(walker, ~final, final, lasting=1) == 2 + 2
+    assert basin_changes(walker, ~final, final, lasting=2) == 2
+
+
+def test_ladders_of_one_start_are_summarised():
+    summary = start_agreement(np.array([1.0, 5.0, 3.0]), [{"phi": -80.0}, {"phi": 60.0}, {"phi": -80.0}])
+    assert summary[0] == {"start": {"phi": -80.0}, "value": 2.0, "std_error": pytest.approx(1.0)}
+    assert summary[1] == {"start": {"phi": 60.0}, "value": 5.0, "std_error": None}
