@@ -59,7 +59,7 @@ class LadderConfig(_Settings):
 class TrainingConfig(_Settings):
     """How the rungs are fitted."""
 
-    steps: Count = 6000
+    steps: Count = 5000
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 512
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
     warm_up: Annotated[int, Field(ge=0)] = 200
@@ -135,9 +135,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "training": {"steps": 1500, "batch_size": 256},
         "sampling": {"n_samples": 4000, "n_held_out": 500},
     },
-    "standard": {
-        "training": {"steps": 6000},
-    },
+    "standard": {},
     "best": {
         "network": {"width": 384, "depth": 6},
         "ladder": {"n_rungs": 500},
