@@ -73,7 +73,7 @@ class TrainingConfig(_Settings):
     drawn from the target's own energy and temperature, though basins may be in wrong proportion."""
     classification: Literal["bi_level", "multi_level", "jensen_shannon", "forward_kl"] | None = "bi_level"
     """Variant of DiffCLF; null trains by score matching alone."""
-    classification_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    classification_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.3
     """Of DiffCLF against the score term, which is a mean over the axes. Larger weights drown the scores in
     the classification's sampling noise, smaller ones leave the basins' weights to chance for longer."""
     n_levels: Annotated[int, Field(ge=2, le=64)] = 2
