@@ -16,6 +16,7 @@ from bgdiff.config import RunConfig
 from bgdiff.coordinates import Coordinates, LatentTarget
 from bgdiff.errors import CheckpointError, DataError
 from bgdiff.io import load_tensors, save_tensors
+from bgdiff.ladder.kernels import Prior
 from bgdiff.ladder.levels import noise_levels, overlap_windows
 from bgdiff.models import EnergyNetwork, NetworkShape
 from bgdiff.objectives.score import curvature
@@ -126,13 +127,21 @@ class Trainer:
             self.model = EnergyNetwork(coordinates.periodic, ladder.sigma_min, ladder.sigma_max, shape)
         self.model.to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        # f_K stays 0: the top rung is the normalised prior.
-        self.offsets = torch.zeros(len(self.sigma), device=self.device, requires_grad=True)
-        self.average_offsets = torch.zeros_like(self.offsets, requires_grad=False)
+        # f_k is the sum of the increments from k up, and f_K = 0: the top rung is the normalised prior.
+        # Learned one by one, the f_k would follow each other from the top down far too slowly: only
+        # near rungs overlap, so a shift of all the lower ones together hardly changes the loss.
+        self.increments = torch.zeros(len(self.sigma) - 1, device=self.device, requires_grad=True)
+        if self.settings.with_target:
+            # A molecule's log Z is hundreds of kT, too far to walk. Seen from the untrained, Gaussian rungs
+            # it is E[log p̃ - log N], but for the Kullback-Leibler divergence of the data from them.
+            with torch.no_grad():
+                gauss = Prior(0.0, self.periodic).log_prob(self.data.z)
+                self.increments[0] = (gauss - self.data.log_density).mean()
+        self.average_increments = self.increments.detach().clone()
         # The normalisers move by many kT while the network moves by a fraction of one: ten times the rate.
         groups: list[dict[str, Any]] = [
             {"params": list(self.model.parameters())},
-            {"params": [self.offsets]},
+            {"params": [self.increments]},
         ]
         self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.step_count = 0
@@ -152,7 +161,7 @@ class Trainer:
         rate = self._learning_rate()
         self.optimiser.param_groups[0]["lr"], self.optimiser.param_groups[1]["lr"] = rate, 10 * rate
         terms = ladder_loss(
-            self.model, self._gauged(self.offsets), self.sigma, self.width, batch,
+            self.model, _normalisers(self.increments), self.sigma, self.width, batch,
             classification=settings.classification, target_log_density=self._target(),
         )  # fmt: skip
         loss = terms.score + settings.classification_weight * terms.classification
@@ -202,8 +211,8 @@ class Trainer:
         tensors = {
             **{f"model.{name}": value for name, value in self.model.state_dict().items()},
             **{f"average.{name}": value for name, value in self.average.state_dict().items()},
-            "offsets": self.offsets.detach(),
-            "average_offsets": self.average_offsets,
+            "increments": self.increments.detach(),
+            "average_increments": self.average_increments,
         }
         state = self.optimiser.state_dict()["state"]
         for index, entry in state.items():
@@ -230,8 +239,8 @@ class Trainer:
         self.model.load_state_dict(_under(tensors, "model."))
         self.average.load_state_dict(_under(tensors, "average."))
         with torch.no_grad():
-            self.offsets.copy_(tensors["offsets"])
-            self.average_offsets.copy_(tensors["average_offsets"])
+            self.increments.copy_(tensors["increments"])
+            self.average_increments.copy_(tensors["average_increments"])
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _under(tensors, "optimiser.").items():
             index, field = name.split(".", 1)
@@ -245,7 +254,7 @@ class Trainer:
     @property
     def normalisers(self) -> Tensor:
         """Learned f_k of the averaged weights, ``(K+1,)`` float64; f_K = 0."""
-        return self._gauged(self.average_offsets).to(torch.float64)
+        return _normalisers(self.average_increments).to(torch.float64)
 
     def evaluate(self) -> dict[str, float]:
         """Held-out losses of the averaged weights, and the spread of their energy error.
@@ -260,7 +269,7 @@ class Trainer:
             _EVALUATION_POINTS // self.settings.n_levels, self.settings.n_levels, generator,
         )  # fmt: skip
         terms = ladder_loss(
-            self.average, self._gauged(self.average_offsets), self.sigma, self.width, batch,
+            self.average, _normalisers(self.average_increments), self.sigma, self.width, batch,
             classification=self.settings.classification or "bi_level", create_graph=False,
         )  # fmt: skip
         result = {"held_out_score": float(terms.score), "held_out_diffclf": float(terms.classification)}
@@ -277,9 +286,6 @@ class Trainer:
         fall = 0.5 * (1 + math.cos(math.pi * self.step_count / self.settings.steps))
         return self.settings.learning_rate * warm * fall
 
-    def _gauged(self, offsets: Tensor) -> Tensor:
-        return torch.cat([offsets[:-1], torch.zeros_like(offsets[-1:])])
-
     def _target(self) -> Callable[[Tensor], Tensor] | None:
         if not self.settings.with_target or self.latent is None:
             return None
@@ -294,8 +300,8 @@ class Trainer:
     def _update_average(self) -> None:
         # Early on the average forgets faster, so that it is never dominated by the starting point.
         decay = min(self.settings.ema, (1 + self.step_count) / (10 + self.step_count))
-        averages = [*self.average.parameters(), self.average_offsets]
-        currents = [*self.model.parameters(), self.offsets]
+        averages = [*self.average.parameters(), self.average_increments]
+        currents = [*self.model.parameters(), self.increments]
         torch._foreach_lerp_(averages, [current.detach() for current in currents], 1 - decay)
 
     def _log(self, rate: float, *, evaluate: bool) -> None:
@@ -328,11 +334,17 @@ class Trainer:
         """What a checkpoint must share with a trainer to be taken up by it."""
         config = self.config.model_dump(mode="json")
         return {
+            "format": 2,
             "seed": self.config.seed,
             **{section: config[section] for section in ("network", "training")},
             "ladder": {k: config["ladder"][k] for k in ("sigma_min", "sigma_max", "n_training_rungs")},
             "data": [list(self.data.z.shape), float(self.data.z.sum(dtype=torch.float64))],
         }
+
+
+def _normalisers(increments: Tensor) -> Tensor:
+    """f_k = Σ_{j ≥ k} of the increments ``(K,)``, and f_K = 0: ``(K+1,)``."""
+    return torch.cat([increments.flip(0).cumsum(0).flip(0), torch.zeros_like(increments[:1])])
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

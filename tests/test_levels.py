@@ -151,6 +151,14 @@ def test_a_ladder_without_scatter_is_left_log_uniform(scale: float) -> None:
     assert torch.allclose(levels, noise_levels(12, 0.02, 12.0), rtol=1e-9)
 
 
+def test_the_density_of_rungs_is_the_root_of_the_variance() -> None:
+    """Four times the variance per step earns twice the rungs; that minimises the sum."""
+    sigma = noise_levels(81, 0.01, 10.0)
+    variances = torch.where(torch.arange(80) < 40, 0.01, 0.04)
+    spacing = even_levels(sigma, variances, 121, log_uniform=0.0)[1:].log().diff()
+    assert float(spacing[10] / spacing[110]) == pytest.approx(2.0, rel=1e-6)
+
+
 def test_rungs_go_where_the_scatter_is() -> None:
     sigma = noise_levels(41, 0.01, 10.0)
     variances = torch.full((40,), 1e-4, dtype=torch.float64)
