@@ -73,7 +73,7 @@ class TrainingConfig(_Settings):
     drawn from the target's own energy and temperature, though basins may be in wrong proportion."""
     classification: Literal["bi_level", "multi_level", "jensen_shannon", "forward_kl"] | None = "bi_level"
     """Variant of DiffCLF; null trains by score matching alone."""
-    classification_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.3
+    classification_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     """Of DiffCLF against the score term, which is a mean over the axes. Larger weights drown the scores in
     the classification's sampling noise, smaller ones leave the basins' weights to chance for longer."""
     n_levels: Annotated[int, Field(ge=2, le=64)] = 2
@@ -92,6 +92,11 @@ class TrainingConfig(_Settings):
 
     @model_validator(mode="after")
     def _groups(self) -> "TrainingConfig":
+        if self.with_target and self.classification == "forward_kl":
+            raise ValueError(
+                "with_target does not go with classification forward_kl, whose loss is infinite at a "
+                "geometry that the target forbids; choose bi_level, multi_level or jensen_shannon"
+            )
         if self.batch_size < self.n_levels:
             raise ValueError(f"batch_size ({self.batch_size}) is below n_levels ({self.n_levels})")
         return self

@@ -29,6 +29,7 @@ def test_overrides_change_only_what_they_name() -> None:
         ({"training": {"classification": "nonsense"}}, "training.classification"),
         ({"training": {"batch_size": 2, "n_levels": 3}}, "batch_size"),
         ({"training": {"n_levels": 5}, "ladder": {"n_training_rungs": 4}}, "n_levels"),
+        ({"training": {"with_target": True, "classification": "forward_kl"}}, "forward_kl"),
         ({"training": {"stepz": 5}}, "training.stepz"),
         ({"ladder": {"sigma_min": 5.0, "sigma_max": 1.0}}, "sigma_min"),
         ({"ladder": {"sigma_min": float("nan")}}, "ladder.sigma_min"),

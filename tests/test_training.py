@@ -69,7 +69,7 @@ def small(steps: int, **training: object) -> RunConfig:
 
 @pytest.mark.parametrize("forces", [True, False])
 def test_learns_the_energy_and_the_weights_of_the_modes(forces: bool) -> None:
-    trainer = make_trainer(small(700), share=0.85, forces=forces)
+    trainer = make_trainer(small(1000, classification_weight=1.0), share=0.85, forces=forces)
     trainer.run()
     last = trainer.history[-1]
     assert last["held_out_energy_sd"] < (0.12 if forces else 0.3)
@@ -85,7 +85,8 @@ def test_without_classification_the_modes_weights_are_not_learned() -> None:
     """Score matching is blind to them: the reason for DiffCLF, and proof that the test above can fail."""
     gaps = {}
     for classification in ("bi_level", None):
-        trainer = make_trainer(small(500, classification=classification), share=0.97)
+        config = small(1500, classification=classification, classification_weight=1.0)
+        trainer = make_trainer(config, share=0.97)
         trainer.run()
         held = trainer.held_out
         error = trainer.average.log_density(held.z, trainer.sigma[1:2]).detach().double() - held.log_density
