@@ -101,8 +101,9 @@ def save_tensors(
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    header = {"bgdiff": json.dumps(_plain(dict(metadata or {})), allow_nan=False)}
-    header["digest"] = _digest(plain, header["bgdiff"])
+    content = json.dumps(_plain(dict(metadata or {})), allow_nan=False)
+    # One key only: safetensors writes several in random order, and equal files should have equal bytes.
+    header = {"bgdiff": json.dumps({"digest": _digest(plain, content), "content": content})}
     with atomic_path(path) as temporary:
         try:
             save_file(plain, temporary, header)
@@ -131,9 +132,14 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
     if "bgdiff" not in header:
         raise CheckpointError(f"{path}: was not written by bgdiff")
-    if header.get("digest") != _digest(tensors, header["bgdiff"]):
+    try:
+        envelope = json.loads(header["bgdiff"])
+        digest, content = envelope["digest"], envelope["content"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: its header is corrupt; delete it to redo this stage") from error
+    if digest != _digest(tensors, content):
         raise CheckpointError(f"{path}: corrupt (its checksum does not fit); delete it to redo this stage")
-    return tensors, json.loads(header["bgdiff"])
+    return tensors, json.loads(content)
 
 
 def _digest(tensors: Mapping[str, Any], metadata: str) -> str:
