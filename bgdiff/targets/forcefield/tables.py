@@ -77,7 +77,7 @@ class PairTable:
     """Every pair i < j that interacts: charge_product / r + c12 / r¹² - c6 / r⁶.
 
     atoms ``(n, 2)``; charge_product ``(n,)`` is q_i q_j / 4πε₀ in kJ nm/mol; c12 = 4εσ¹² kJ nm¹²/mol,
-    c6 = 4εσ⁶ kJ nm⁶/mol. Exceptions (1-2, 1-3, 1-4 pairs) are applied; pairs that do not interact are left out.
+    c6 = 4εσ⁶ kJ nm⁶/mol. Exceptions (1-2, 1-3, 1-4) are applied; pairs that do not interact are left out.
     """
 
     atoms: Ints
@@ -90,7 +90,7 @@ class PairTable:
 class GeneralizedBornTable:
     """Generalised Born solvation with pairwise descreening, all atoms with all (no exclusions).
 
-    With s_j the scaled and o_i the offset radii, I_i = Σ_{j≠i} [H(r_ij; o_i, s_j) + neck_ij(r_ij)] and ψ_i = I_i o_i,
+    With s_j the scaled, o_i the offset radii, I_i = Σ_{j≠i} [H(r_ij; o_i, s_j) + neck_ij(r_ij)], ψ_i = I_i o_i,
 
         1/B_i = 1/o_i - tanh(α_i ψ_i - β_i ψ_i² + γ_i ψ_i³)/ρ_i,  or 1/o_i - I_i if ``rescaled`` is False,
         U = -½ P Σ_i q_i²/B_i - P Σ_{i<j} q_i q_j / f_ij + A Σ_i (ρ_i + probe)² (ρ_i/B_i)⁶,
@@ -120,7 +120,7 @@ class GeneralizedBornTable:
         surface: A in kJ/mol/nm² (28.3919551), 0 for no surface-area term.
         probe: in nm (0.14).
         engulf: see above.
-        neck_distance: d₀ ``(N, N)`` nm; [i, j] is what atom j adds to I_i. None without necks, as the next two.
+        neck_distance: d₀ ``(N, N)`` nm; [i, j] is what j adds to I_i. None without necks, as the next two.
         neck_strength: m₀ ``(N, N)`` 1/nm, its scale included; 0 on the diagonal.
         neck_cutoff: ``(N, N)`` nm.
 
