@@ -8,6 +8,7 @@ __all__ = [
     "RunDirectoryError",
     "StorageError",
     "SystemDefinitionError",
+    "WorkerError",
 ]
 
 
@@ -37,3 +38,7 @@ class RunDirectoryError(BgdiffError):
 
 class StorageError(BgdiffError):
     """A file could not be written: disk full, no permission, path is a file."""
+
+
+class WorkerError(BgdiffError):
+    """A process that was helping died: killed, out of memory, or crashed."""

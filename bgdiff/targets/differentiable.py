@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Evaluator = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Energies ``(...)`` and forces -du/dx ``(..., N, D)`` of conformations ``(..., N, D)``, without gradients."""
+"""Energies ``(...)`` and forces -du/dx ``(..., N, D)`` of conformations ``(..., N, D)``; no gradients."""
 
 HESSIAN_STEP = 1e-5
 """Largest displacement of a coordinate, in nm: truncation (~h²) and rounding (~1e-16/h) balance near it."""
