@@ -15,6 +15,7 @@ from bgdiff.system_spec import DifferenceSpec, OpenMMSpec, SystemSpec, read_spec
 if TYPE_CHECKING:
     import mdtraj
     import numpy as np
+    import openmm
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -85,18 +86,14 @@ class System:
 
     @cached_property
     def target(self) -> "Target":
-        """The density; a new process makes its own."""
+        """The density, as OpenMM evaluates it; a new process makes its own."""
         if isinstance(self.spec, OpenMMSpec):
-            from bgdiff.targets.openmm import OpenMMTarget, read_system
+            from bgdiff.targets.openmm import OpenMMTarget
 
-            file = self.path / self.spec.system
             try:
-                target: Target = OpenMMTarget(read_system(file), self.temperature)
+                target: Target = OpenMMTarget(self.openmm_system, self.temperature)
             except SystemDefinitionError as error:
-                message = str(error)
-                raise SystemDefinitionError(
-                    message if message.startswith(str(file)) else f"{file}: {message}"
-                ) from error
+                raise self._in_file(error) from error
             atoms = self._topology.n_atoms
             if atoms != target.event_shape[0]:
                 raise SystemDefinitionError(
@@ -110,6 +107,19 @@ class System:
             target = DoubleWell(parameters.a, parameters.b, parameters.c)
         self._check_observables(target.event_shape)
         return target
+
+    @cached_property
+    def openmm_system(self) -> "openmm.System":
+        """The force field of a molecule.
+
+        Raises:
+            SystemDefinitionError: the system is no molecule, or the file is damaged.
+        """
+        from bgdiff.targets.openmm import read_system
+
+        if not isinstance(self.spec, OpenMMSpec):
+            raise SystemDefinitionError(f"system {self.name} is not a molecule: it has no force field")
+        return read_system(self.path / self.spec.system)
 
     @property
     def topology(self) -> "mdtraj.Topology | None":
@@ -215,6 +225,12 @@ class System:
                 raise SystemDefinitionError(
                     f"{self.path / _FILE}: observables.{name}: a torsion needs 3 dimensions"
                 )
+
+    def _in_file(self, error: SystemDefinitionError) -> SystemDefinitionError:
+        """The error, with the file of the force field it is about."""
+        assert isinstance(self.spec, OpenMMSpec)
+        file = str(self.path / self.spec.system)
+        return error if str(error).startswith(file) else SystemDefinitionError(f"{file}: {error}")
 
     def _digest_of(self, extra: dict[str, Any]) -> str:
         content: dict[str, Any] = {"kind": self.spec.kind, "temperature": self.temperature, **extra}
