@@ -90,7 +90,7 @@ class PairTable:
 class GeneralizedBornTable:
     """Generalised Born solvation with pairwise descreening, all atoms with all (no exclusions).
 
-    With s_j the scaled, o_i the offset radii, I_i = Σ_{j≠i} [H(r_ij; o_i, s_j) + neck_ij(r_ij)], ψ_i = I_i o_i,
+    With scaled radii s_j, offset radii o_i, I_i = Σ_{j≠i} [H(r_ij; o_i, s_j) + neck_ij(r_ij)], ψ_i = I_i o_i
 
         1/B_i = 1/o_i - tanh(α_i ψ_i - β_i ψ_i² + γ_i ψ_i³)/ρ_i,  or 1/o_i - I_i if ``rescaled`` is False,
         U = -½ P Σ_i q_i²/B_i - P Σ_{i<j} q_i q_j / f_ij + A Σ_i (ρ_i + probe)² (ρ_i/B_i)⁶,
