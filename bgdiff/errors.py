@@ -20,6 +20,10 @@ class SystemDefinitionError(BgdiffError):
     """A system is unknown, or a file of its folder is missing or malformed."""
 
 
+class UnsupportedSystem(BgdiffError):
+    """A force field has a term that the batched engine does not evaluate; the message names force and term."""
+
+
 class DataError(BgdiffError):
     """A data set disagrees with its system, is damaged, or is too small."""
 
