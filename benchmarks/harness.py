@@ -1,11 +1,8 @@
 """What all benchmarks share: their options, their environment, and the file they write."""
 
 import argparse
-import os
-import platform
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import bgdiff
+from bgdiff.environment import available_cores, package_versions, processor_name
 from bgdiff.io import write_json
 
 __all__ = ["Row", "environment", "main"]
@@ -24,18 +22,11 @@ def environment() -> dict[str, Any]:
     """Versions, processor and threads behind the numbers."""
     import torch
 
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].partition(":")[2].strip() if names else processor
-    packages = ("torch", "openmm", "mdtraj", "numpy", "pymbar")
     return {
-        "python": platform.python_version(),
         "bgdiff": bgdiff.__version__,
-        **{name: version(name) for name in packages},
-        "processor": processor,
-        "cores": os.cpu_count(),
+        **package_versions(),
+        "processor": processor_name(),
+        "cores": available_cores(),
         "threads": torch.get_num_threads(),
     }
 

@@ -7,17 +7,16 @@ Files are complete or absent; a stage is done when its last file is there.
 import json
 import logging
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bgdiff
 from bgdiff.config import RunConfig, make_config, parse_config
+from bgdiff.environment import package_versions
 from bgdiff.errors import CheckpointError, RunDirectoryError
 from bgdiff.io import make_directory, read_json, write_json, write_text
 from bgdiff.progress import Progress, silent
@@ -41,7 +40,6 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1
 _MANIFEST = "run.json"
-_PACKAGES = ("torch", "openmm", "mdtraj", "numpy", "scipy", "pymbar", "pot", "safetensors")
 
 Stages = Callable[[str], AbstractContextManager[Progress]]
 
@@ -218,7 +216,7 @@ def start_run(
         "data_provenance": dataset.provenance,
         "data_n_dropped": dataset.n_dropped,
         "config": config.model_dump(mode="json"),
-        "versions": _versions(),
+        "versions": _versions(system),
     }
     write_json(out / _MANIFEST, manifest)
     return out
@@ -354,7 +352,7 @@ def _write_results(run: Run) -> None:
     from bgdiff.analysis.results import write_results
     from bgdiff.outputs import summarise_run
 
-    write_results(run.file("results.json"), summarise_run(run, bgdiff.__version__, _versions()))
+    write_results(run.file("results.json"), summarise_run(run, bgdiff.__version__, _versions(run.system)))
 
 
 def _report(run: Run, stages: Stages) -> None:
@@ -374,11 +372,8 @@ def _digest(data: "Dataset") -> str:
     return hashlib.sha256(data.x.contiguous().numpy().tobytes()).hexdigest()
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def _versions(system: System) -> dict[str, str]:
+    """Packages, and what evaluates the energies: both can change the last digits."""
+    from bgdiff.targets.choose import describe_target
+
+    return {**package_versions(), "energies": describe_target(system.target)}
