@@ -4,14 +4,11 @@ Rows do not know of each other, so results depend neither on the number of proce
 were shared out.
 """
 
-import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bgdiff.errors import ConfigError, WorkerError
+from bgdiff.workers import become_worker, interrupts_blocked
 
 __all__ = ["RowPool"]
 
@@ -69,7 +67,7 @@ class RowPool:
         futures: list[Future[tuple[Floats, Floats | None]]] = []
         try:
             executor = self._started()
-            with _interrupts_blocked():  # the first submission starts the workers, which inherit the mask
+            with interrupts_blocked():  # the first submission starts the workers, which inherit the mask
                 futures += [
                     executor.submit(_evaluate, x[start : start + size], options)
                     for start in range(0, len(x), size)
@@ -120,35 +118,13 @@ class RowPool:
         self.__init__(**state)  # type: ignore[misc]
 
 
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment, so that a child cannot be hit before it is ready to ignore it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-
 _worker_evaluate: RowFunction | None = None  # of a worker process; this process has its own in RowPool
 
 
 def _start_worker(evaluate: RowFunction) -> None:
     global _worker_evaluate
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    become_worker()
     _worker_evaluate = evaluate
-
-
-def _follow_parent() -> None:
-    """End with the parent: a killed one cannot tell its workers to stop."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _evaluate(x: Floats, options: dict[str, Any]) -> tuple[Floats, Floats | None]:
