@@ -130,7 +130,9 @@ def parse_custom_born(force: openmm.CustomGBForce) -> GeneralizedBornTable:
 
 
 def _check_settings(force: openmm.CustomGBForce) -> None:
+    functions = {force.getTabulatedFunctionName(i) for i in range(force.getNumTabulatedFunctions())}
     for count, what in (
+        (functions - {"getd0", "getm0"}, f"the tabulated functions {sorted(functions)}"),
         (force.getNumExclusions(), "exclusions"),
         (force.getNumGlobalParameters(), "global parameters"),
         (force.getNumEnergyParameterDerivatives(), "parameter derivatives"),
@@ -241,7 +243,7 @@ def _checked(name: str, table: GeneralizedBornTable) -> GeneralizedBornTable:
 
 
 def _unknown(what: str, text: str) -> UnsupportedSystem:
-    reason = " (salt: kappa > 0)" if re.search(r"exp\(\s*-\s*kappa", text) else ""
+    reason = " (salt: it depends on kappa)" if re.search(r"exp\(\s*-\s*kappa", text) else ""
     return UnsupportedSystem(f"{_NAME}: {what} is an expression that is not known{reason}: {text}")
 
 

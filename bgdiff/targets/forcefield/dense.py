@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bgdiff.errors import DataError
 from bgdiff.targets.forcefield.tables import (
     MAX_PERIODICITY,
     AngleTable,
@@ -37,7 +38,16 @@ def dense_energy(tables: ForceFieldTables, x: Tensor) -> Tensor:
 
 
 def dense_energies(tables: ForceFieldTables, x: Tensor) -> dict[str, Tensor]:
-    """Return the energy of each of :data:`GROUPS`, shaped as in :func:`dense_energy`."""
+    """Return the energy of each of :data:`GROUPS`, shaped as in :func:`dense_energy`.
+
+    Raises:
+        DataError: ``x`` is not of floating point or not of shape ``(..., N, 3)``.
+    """
+    if x.shape[-2:] != (tables.n_atoms, 3) or not x.is_floating_point():
+        raise DataError(
+            f"conformations must be floating-point numbers of shape (..., {tables.n_atoms}, 3), not "
+            f"{x.dtype} of shape {tuple(x.shape)}"
+        )
     born = x.new_zeros(x.shape[:-2]) if tables.born is None else _born(tables.born, x)
     return {
         "bonds": _bonds(tables.bonds, x),

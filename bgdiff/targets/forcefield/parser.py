@@ -191,6 +191,7 @@ def _pair_parameters(force: openmm.NonbondedForce, n_atoms: int) -> tuple[NDArra
         (force.getNumGlobalParameters(), "global parameters"),
         (force.getUseSwitchingFunction(), "a switching function"),
         (force.getExceptionsUsePeriodicBoundaryConditions(), "periodic exceptions"),
+        (not force.getIncludeDirectSpace(), "its direct interactions turned off"),
     ):
         if count:
             raise UnsupportedSystem(f"NonbondedForce: has {what}")
