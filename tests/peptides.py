@@ -88,7 +88,7 @@ def peptide_structure(topology: app.Topology, seed: int = 0) -> NDArray[np.float
     generator = np.random.default_rng(seed)
     for _ in range(20):  # now and then a Cα stays caught in the D form
         x = projection + generator.normal(scale=0.03, size=projection.shape)
-        x = _relax(system, _relax(shape, x, 1000), 100)
+        x = _relax(system, _relax(shape, x, 300), 60)
         if all(_volume(x[list(corner)]) < 0 for corner in _corners(topology, "CB")):
             return x
     raise AssertionError(f"no L form found for {[residue.name for residue in topology.residues()]}")
