@@ -1,0 +1,154 @@
+// A molecule's force field, evaluated for batches of conformations: tiles of W conformations, shared by threads.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "born.hpp"
+#include "cmap.hpp"
+
+namespace bgdiff {
+
+// One conformation per lane. The last row is repeated where a tile has more lanes than there are rows. Returns 0 in
+// lanes whose coordinates are all finite, nan in the others.
+//
+// float32: coordinates are taken relative to the middle atom before they are rounded, because forces only depend
+// on differences, and the rounding error of a difference grows with the distance from the origin.
+template <class Input, class T, int W>
+Lanes<T, W> read_tile(const Input *rows, int count, int n_atoms, Workspace<T, W> &w) {
+    using L = Lanes<T, W>;
+    T *transposed = reinterpret_cast<T *>(static_cast<Vec3<L> *>(w.position));
+    const int length = 3 * n_atoms;
+    for (int l = 0; l < W; ++l) {
+        const Input *row = rows + std::size_t(std::min(l, count - 1)) * length;
+        Input origin[3] = {0, 0, 0};
+        if (sizeof(T) == 4) std::copy_n(row + 3 * (n_atoms / 2), 3, origin);
+        for (int a = 0; a < n_atoms; ++a)
+            for (int c = 0; c < 3; ++c) transposed[(3 * a + c) * W + l] = T(row[3 * a + c] - origin[c]);
+    }
+    L invalid = 0.0;
+    for (int a = 0; a < n_atoms; ++a) {
+        const Vec3<L> x = w.position[a];
+        invalid += 0.0 * x.x + 0.0 * x.y + 0.0 * x.z;
+    }
+    return invalid;
+}
+
+template <class T, int W>
+void write_tile(T *rows, int count, int n_atoms, Lanes<T, W> scale, Workspace<T, W> &w) {
+    using L = Lanes<T, W>;
+    for (int a = 0; a < n_atoms; ++a) {
+        const Vec3<L> f = w.force[a];
+        w.force[a] = scale * f;
+    }
+    const T *transposed = reinterpret_cast<const T *>(static_cast<Vec3<L> *>(w.force));
+    const int length = 3 * n_atoms;
+    for (int l = 0; l < count; ++l)
+        for (int k = 0; k < length; ++k) rows[std::size_t(l) * length + k] = transposed[k * W + l];
+}
+
+template <class T, int W>
+void evaluate_tile(const Parameters<T> &p, Workspace<T, W> &w) {
+    using L = Lanes<T, W>;
+    w.energy = {};
+    for (int a = 0; a < p.n_atoms; ++a) w.force[a] = {L(0.0), L(0.0), L(0.0)};
+    add_bonds(p, w);
+    add_angles(p, w);
+    add_torsions(p, w);
+    add_cmaps(p, w);
+    if (p.born)
+        add_born(p, w);
+    else
+        add_pairs(p, w);
+}
+
+// What a caller asks for; see bgdiff_evaluate.
+struct Request {
+    const void *positions;
+    bool positions_single;
+    std::int64_t rows;
+    double scale;
+    void *energy, *force;
+    int threads;
+};
+
+class AnyForceField {
+public:
+    virtual ~AnyForceField() = default;
+    virtual void evaluate(const Request &request) = 0;
+};
+
+template <class T, int W = kLanes<T>>
+class ForceField final : public AnyForceField {
+public:
+    explicit ForceField(const bgdiff_tables &tables) : parameters_(tables) {}
+
+    ~ForceField() override {
+        for (auto &slot : idle_) delete slot.load();
+    }
+
+    void evaluate(const Request &request) override {
+        const std::int64_t tiles = (request.rows + W - 1) / W;
+        const std::int64_t workers = std::max<std::int64_t>(1, std::min<std::int64_t>(request.threads, tiles));
+        // Workspaces first: after this nothing but starting a thread can fail.
+        std::vector<std::unique_ptr<Workspace<T, W>>> workspaces;
+        for (std::int64_t t = 0; t < workers; ++t) workspaces.push_back(borrow());
+        std::atomic<std::int64_t> next{0};
+        const auto work = [&](Workspace<T, W> &workspace) {
+            for (std::int64_t tile; (tile = next.fetch_add(1)) < tiles;) evaluate(request, tile, workspace);
+        };
+        std::vector<std::thread> threads;
+        threads.reserve(workers);
+        try {
+            for (std::int64_t t = 1; t < workers; ++t) threads.emplace_back(work, std::ref(*workspaces[t]));
+        } catch (const std::system_error &) {
+            // The system has no more threads to give: those that run share the tiles.
+        }
+        work(*workspaces[0]);
+        for (std::thread &thread : threads) thread.join();
+        for (auto &workspace : workspaces) give_back(std::move(workspace));
+    }
+
+private:
+    void evaluate(const Request &request, std::int64_t tile, Workspace<T, W> &w) const {
+        const int n = parameters_.n_atoms;
+        const std::int64_t first = tile * W, offset = first * 3 * n;
+        const int count = int(std::min<std::int64_t>(W, request.rows - first));
+        const Lanes<T, W> invalid =
+            request.positions_single
+                ? read_tile(static_cast<const float *>(request.positions) + offset, count, n, w)
+                : read_tile(static_cast<const double *>(request.positions) + offset, count, n, w);
+        evaluate_tile(parameters_, w);
+        w.energy.add(invalid);
+        const Lanes<double, W> energy = request.scale * w.energy.sum;
+        for (int l = 0; l < count; ++l) static_cast<T *>(request.energy)[first + l] = T(energy.v[l]);
+        if (request.force)
+            write_tile(static_cast<T *>(request.force) + offset, count, n, request.scale + invalid, w);
+    }
+
+    // Workspaces are kept for the next call. A slot is emptied and filled by one atomic exchange, so there is no
+    // lock that a fork could catch in the hands of a thread that the child does not have.
+    std::unique_ptr<Workspace<T, W>> borrow() {
+        for (auto &slot : idle_)
+            if (auto *workspace = slot.exchange(nullptr)) return std::unique_ptr<Workspace<T, W>>(workspace);
+        return std::make_unique<Workspace<T, W>>(parameters_);
+    }
+
+    void give_back(std::unique_ptr<Workspace<T, W>> workspace) {
+        for (auto &slot : idle_) {
+            Workspace<T, W> *empty = nullptr;
+            if (slot.compare_exchange_strong(empty, workspace.get())) {
+                workspace.release();
+                return;
+            }
+        }
+    }
+
+    const Parameters<T> parameters_;
+    std::atomic<Workspace<T, W> *> idle_[64] = {};
+};
+
+}  // namespace bgdiff
