@@ -93,7 +93,7 @@ def _build(target: Path, sources: Path, scratch: Path, warn: Callable[[str], Non
         reasons = "; ".join(problems) or "none of c++, g++ and clang++ was found"
         warn(
             f"no working C++ compiler ({reasons}): the batched force-field kernel was not built, and "
-            "energies will be evaluated in torch, about 20 times slower. Install a compiler, then bgdiff again."
+            "energies will be evaluated in torch, about 20 times slower. Install a compiler and reinstall."
         )
         return []
 

@@ -9,7 +9,7 @@ import ctypes
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def _load_all(directory: Path = build.LIBRARIES) -> tuple[dict[str, KernelLibrar
 class _CTables(ctypes.Structure):
     """``bgdiff_tables`` of src/interface.h: counts and switches, then pointers, then three numbers."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_int32) for name in ("n_atoms", "n_bonds", "n_angles", "n_torsions", "n_cmaps")),
         *((name, ctypes.c_int32) for name in ("n_pairs", "n_maps", "map_size")),
         *((name, ctypes.c_int32) for name in ("has_born", "born_rescaled", "born_engulf", "born_necks")),
@@ -177,7 +177,7 @@ def _c_tables(tables: ForceFieldTables) -> tuple[_CTables, list[np.ndarray]]:
     n_cmaps, n_pairs = len(cmaps.index), len(pairs.c6)
     n_maps = len(cmaps.coefficients) if n_cmaps else 0
     size = cmaps.coefficients.shape[1] if n_cmaps else 0
-    if n_cmaps and not (0 <= cmaps.index.min() and cmaps.index.max() < n_maps):
+    if n_cmaps and not (cmaps.index.min() >= 0 and cmaps.index.max() < n_maps):
         raise ValueError(f"map indices of the CMAP table must be in 0 ... {n_maps - 1}")
     harmonics = (n_torsions, MAX_PERIODICITY + 1)
     c = _CTables(
@@ -300,7 +300,8 @@ class KernelEvaluator:
                 fits = tensor.shape == shape and tensor.dtype == self.dtype and tensor.device.type == "cpu"
                 if not fits or not tensor.is_contiguous():
                     raise ValueError(
-                        f"out: {name} must be a contiguous {self.dtype} tensor of shape {tuple(shape)} on the CPU"
+                        f"out: {name} must be a contiguous {self.dtype} tensor of shape {tuple(shape)} "
+                        "on the CPU"
                     )
         self._evaluate(x, *out, scale)
         return out

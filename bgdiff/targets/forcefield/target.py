@@ -120,10 +120,10 @@ class ForceFieldTarget:
     def energy_and_force(
         self, x: Tensor, *, out: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Reduced energies ``(...)`` and forces -du/dx ``(..., N, 3)`` in kT/nm of conformations ``(..., N, 3)``.
+        """Reduced energies ``(...)`` and forces -du/dx in kT/nm, shaped as ``x``, of conformations ``x``.
 
         Args:
-            x: in nm.
+            x: ``(..., N, 3)`` in nm.
             out: contiguous tensors of this target's dtype to write to, so that a sampler need not allocate;
                 the results then carry no gradients.
 
