@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,18 @@ def environment() -> dict[str, Any]:
     }
 
 
-def main(name: str, measure: Callable[[bool, int, Path, Console], list[Row]], description: str) -> None:
+def main(
+    name: str,
+    measure: Callable[[bool, int, Path, Console], list[Row]],
+    description: str,
+    tables: Callable[[list[Row]], Iterable[Table]] | None = None,
+) -> None:
     """Parse the options, measure, print a table, and write JSON if asked to.
 
     Args:
         measure: called with (quick, seed, folder for what it makes, console); returns rows of plain values,
             the first of which names the row.
+        tables: how to show the rows; one column per row if None.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="a reduced form, to see that it works")
@@ -47,15 +53,20 @@ def main(name: str, measure: Callable[[bool, int, Path, Console], list[Row]], de
     console = Console()
     with tempfile.TemporaryDirectory() as scratch:
         rows = measure(arguments.quick, arguments.seed, arguments.keep or Path(scratch), console)
-    quantities = list(dict.fromkeys(quantity for row in rows for quantity in row))
-    table = Table("", *(_text(row[quantities[0]]) for row in rows), title=name)
-    for quantity in quantities[1:]:
-        table.add_row(quantity, *(_text(row.get(quantity)) for row in rows))
-    console.print(table)
+    for table in [_columns(name, rows)] if tables is None else tables(rows):
+        console.print(table)
     if arguments.json:
         content = {"name": name, "environment": environment(), "seed": arguments.seed, "rows": rows}
         write_json(arguments.json, {**content, "quick": arguments.quick})
         console.print(f"wrote {arguments.json}")
+
+
+def _columns(name: str, rows: list[Row]) -> Table:
+    quantities = list(dict.fromkeys(quantity for row in rows for quantity in row))
+    table = Table("", *(_text(row[quantities[0]]) for row in rows), title=name)
+    for quantity in quantities[1:]:
+        table.add_row(quantity, *(_text(row.get(quantity)) for row in rows))
+    return table
 
 
 def _text(value: Any) -> str:
