@@ -86,12 +86,12 @@ class System:
 
     @cached_property
     def target(self) -> "Target":
-        """The density, as OpenMM evaluates it; a new process makes its own."""
+        """The density; a molecule's is evaluated by the batched engine if that covers it, else by OpenMM."""
         if isinstance(self.spec, OpenMMSpec):
-            from bgdiff.targets.openmm import OpenMMTarget
+            from bgdiff.targets.choose import molecular_target
 
             try:
-                target: Target = OpenMMTarget(self.openmm_system, self.temperature)
+                target: Target = molecular_target(self.openmm_system, self.temperature)
             except SystemDefinitionError as error:
                 raise self._in_file(error) from error
             atoms = self._topology.n_atoms

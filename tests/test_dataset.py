@@ -16,6 +16,7 @@ from bgdiff.data.dataset import Dataset
 from bgdiff.data.trajectories import check_atoms
 from bgdiff.errors import ConfigError, DataError
 from bgdiff.systems import load_system
+from bgdiff.targets.choose import molecular_target
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_double_well_data_satisfy_the_virial_identity():
 
 def test_the_virial_identity_notices_a_wrong_temperature(molecule, data):
     wrong = SimpleNamespace(
-        target=type(molecule.target)(molecule.target.system, temperature=1.15 * molecule.temperature)
+        target=molecular_target(molecule.openmm_system, temperature=1.15 * molecule.temperature)
     )
     assert abs(virial_z_score(wrong, data, 3 * 22 - 3)) > 4
 

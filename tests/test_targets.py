@@ -111,10 +111,10 @@ def test_a_target_can_be_sent_to_another_process(molecule, x):
 
 
 def test_platforms_agree(molecule, x):
-    cpu = OpenMMTarget(molecule.target.system, molecule.temperature, platform="CPU")
+    cpu = OpenMMTarget(molecule.openmm_system, molecule.temperature, platform="CPU")
     torch.testing.assert_close(cpu.energy(x), molecule.target.energy(x), rtol=1e-4, atol=1e-3)
     with pytest.raises(SystemDefinitionError, match="'Abacus' is not available; choose one of .*Reference"):
-        OpenMMTarget(molecule.target.system, 300.0, platform="Abacus")
+        OpenMMTarget(molecule.openmm_system, 300.0, platform="Abacus")
 
 
 def test_systems_without_a_density_on_all_coordinates_are_refused():

@@ -41,6 +41,7 @@ def molecular_target(
     Raises:
         SystemDefinitionError: the System has no density on all 3N coordinates.
         UnsupportedSystem: ``engine`` is ``kernel`` or ``torch`` and the engine does not cover the System.
+        KernelUnavailable: ``engine`` is ``kernel`` and there is no compiled one on this machine.
     """
     slow = OpenMMTarget(system, temperature, processes=processes)  # refuses what has no density at all
     if engine == "openmm":
