@@ -1,5 +1,6 @@
 """The command line ``bgdiff``. Nothing heavy is imported before a command needs it."""
 
+import json
 import logging
 import shlex
 import signal
@@ -199,6 +200,27 @@ def systems() -> None:
         from bgdiff.console import systems_table
 
         _console().print(systems_table(describe_systems()))
+
+
+@app.command(rich_help_panel="This installation")
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    seconds: Annotated[
+        float,
+        typer.Option("--benchmark", min=0, max=3600, help="Seconds to measure speed for; 0: not at all."),
+    ] = 2.0,
+) -> None:
+    """Show versions, what evaluates energies and why, and how fast it is on this machine."""
+    with _errors_told():
+        from bgdiff.info import collect_info
+
+        found = collect_info(seconds)
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            from bgdiff.console import info_view
+
+            _console().print(info_view(found))
 
 
 app.add_typer(data_app, name="data", rich_help_panel="Systems and data")

@@ -1,19 +1,21 @@
-"""What the command line shows: progress with the time left, and the table of systems."""
+"""What the command line shows: progress with the time left, the table of systems, the installation."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from bgdiff.progress import Progress
 
-__all__ = ["StageProgress", "duration", "systems_table"]
+__all__ = ["StageProgress", "duration", "info_view", "systems_table"]
 
 
 class StageProgress:
@@ -164,3 +166,49 @@ def systems_table(rows: Iterable[Mapping[str, str]]) -> Table:
         name = f"[bold cyan]{escape(row['name'])}[/]\n[dim]{escape(row['title'])}[/]"
         table.add_row(name, *(escape(row[key]) for key in ("particles", "frames", "reference")))
     return table
+
+
+def info_view(info: Mapping[str, Any]) -> Group:
+    """Show what :func:`bgdiff.info.collect_info` found."""
+    machine, engine, versions = info["machine"], info["engine"], dict(info["versions"])
+    title = Text.assemble(
+        ("bgdiff ", "bold"), (info["bgdiff"], "bold cyan"), f"  Python {versions['python']}"
+    )
+    facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    energies = Text(engine["description"], style="green" if engine["compiled"] else "yellow")
+    if engine["reason"]:
+        energies.append(f"\n{engine['reason']}", style="dim")
+    facts.add_row("energies", energies)
+    facts.add_row("processor", Text(f"{machine['processor']}, {machine['system']}"))
+    facts.add_row("threads", f"{machine['threads']} of torch, on {machine['cores']} usable cores")
+    facts.add_row("devices", Text(", ".join(machine["devices"])))
+    facts.add_row("OpenMM", Text(f"{versions.pop('openmm', '')}: {', '.join(info['openmm_platforms'])}"))
+    del versions["python"]
+    facts.add_row("packages", Text(", ".join(f"{name} {version}" for name, version in versions.items())))
+    parts: list[Any] = [title, "", facts]
+    if "benchmark" in info:
+        parts += ["", _rates_table(info["benchmark"])]
+    return Group(*parts)
+
+
+def _rates_table(benchmark: Mapping[str, Any]) -> Table:
+    title = f"{benchmark['system']}: energies and forces, one thread"
+    table = Table(title=title, title_justify="left", title_style="dim", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("evaluator")
+    table.add_column("per second", justify="right")
+    table.add_column("against OpenMM", justify="right")
+    for rate in benchmark["rates"]:
+        digits = 2 if rate["ratio"] < 10 else 0
+        table.add_row(
+            Text(rate["name"]),
+            f"{rounded(rate['per_second']):,}".replace(",", " "),
+            f"{rate['ratio']:.{digits}f} ×",
+        )
+    return table
+
+
+def rounded(value: float, digits: int = 3) -> int:
+    """Round a count to so many significant digits."""
+    return round(float(f"{value:.{digits - 1}e}"))
