@@ -90,18 +90,13 @@ def parse_custom_born(force: openmm.CustomGBForce) -> GeneralizedBornTable:
         UnsupportedSystem: an expression, parameter or function is another.
     """
     _check_settings(force)
-    names = [force.getPerParticleParameterName(i) for i in range(force.getNumPerParticleParameters())]
-    rows = [_row(force.getParticleParameters(i)) for i in range(force.getNumParticles())]
-    atoms = dict(zip(names, _columns(rows, len(names)), strict=True))
-
     descreening, inverse_radius = _computed_values(force)
     neck = match_expression(descreening, _DESCREENING_AND_NECK)
     if neck is None and match_expression(descreening, _DESCREENING) is None:
         raise _unknown("computed value I", descreening)
     coefficients, of_atoms = _coefficients(inverse_radius)
     wanted = ["charge", "or", "sr", *(_ALPHA_BETA_GAMMA if of_atoms else ()), *(["radindex"] if neck else ())]
-    if sorted(names) != sorted(wanted):
-        raise UnsupportedSystem(f"{_NAME}: has the per-particle parameters {names} instead of {wanted}")
+    atoms = _parameters(force, wanted)
     prefactor, surface = _energy_terms(force)
 
     offset = _common_offset([neck or {}, coefficients, surface])
@@ -139,6 +134,17 @@ def _check_settings(force: openmm.CustomGBForce) -> None:
     ):
         if count:
             raise UnsupportedSystem(f"{_NAME}: has {what}")
+
+
+def _parameters(force: openmm.CustomGBForce, wanted: list[str]) -> dict[str, Floats]:
+    names = [force.getPerParticleParameterName(i) for i in range(force.getNumPerParticleParameters())]
+    if sorted(names) != sorted(wanted):
+        raise UnsupportedSystem(f"{_NAME}: has the per-particle parameters {names} instead of {wanted}")
+    rows = [_row(force.getParticleParameters(i)) for i in range(force.getNumParticles())]
+    for atom, row in enumerate(rows):
+        if len(row) != len(names):
+            raise UnsupportedSystem(f"{_NAME}: particle {atom} has {len(row)} parameters, not {len(names)}")
+    return dict(zip(names, _columns(rows, len(names)), strict=True))
 
 
 def _computed_values(force: openmm.CustomGBForce) -> tuple[str, str]:

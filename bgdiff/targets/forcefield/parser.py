@@ -165,25 +165,20 @@ def _cmaps(forces: Forces, n_atoms: int) -> CMAPTable:
 
 
 def _pairs(forces: Forces, n_atoms: int) -> PairTable:
-    first, second = np.triu_indices(n_atoms, 1)
-    charges, c12, c6 = np.zeros((3, n_atoms, n_atoms))
+    pairs = np.stack(np.triu_indices(n_atoms, 1), axis=1).astype(np.int32)
+    charges, c12, c6 = np.zeros((3, len(pairs)))
     for force in forces:
-        charge_product, sigma, epsilon = _pair_parameters(force, n_atoms)
+        charge_product, sigma, epsilon = _pair_parameters(force, pairs, n_atoms)
         charges += COULOMB * charge_product
         c12 += 4 * epsilon * sigma**12
         c6 += 4 * epsilon * sigma**6
     used = (charges != 0) | (c12 != 0) | (c6 != 0)
-    used = used[first, second]
-    first, second = first[used], second[used]
-    return PairTable(
-        np.stack([first, second], axis=1).astype(np.int32),
-        charges[first, second],
-        c12[first, second],
-        c6[first, second],
-    )
+    return PairTable(pairs[used], charges[used], c12[used], c6[used])
 
 
-def _pair_parameters(force: openmm.NonbondedForce, n_atoms: int) -> tuple[NDArray[np.float64], ...]:
+def _pair_parameters(
+    force: openmm.NonbondedForce, pairs: NDArray[np.int32], n_atoms: int
+) -> tuple[NDArray[np.float64], ...]:
     """Return q_i q_j, σ_ij and ε_ij of all pairs: Lorentz-Berthelot means, replaced by the exceptions."""
     for count, what in (
         (force.getNumParticleParameterOffsets(), "particle parameter offsets"),
@@ -201,15 +196,17 @@ def _pair_parameters(force: openmm.NonbondedForce, n_atoms: int) -> tuple[NDArra
     for atom in range(n_atoms):
         if not (np.isfinite(particles[atom]).all() and sigma[atom] >= 0 and epsilon[atom] >= 0):
             raise UnsupportedSystem(f"NonbondedForce: atom {atom} has the parameters {particles[atom]}")
-    charge_products = np.outer(charge, charge)
-    sigmas = (sigma[:, None] + sigma) / 2
-    epsilons = np.sqrt(epsilon)[:, None] * np.sqrt(epsilon)
-
-    rows = [force.getExceptionParameters(i) for i in range(force.getNumExceptions())]
-    atoms, parameters = _terms("NonbondedForce", rows, 2, 3, n_atoms)
-    for i, j in (atoms.T, atoms.T[::-1]):
-        charge_products[i, j], sigmas[i, j], epsilons[i, j] = parameters
-    return charge_products, sigmas, epsilons
+    i, j = pairs.T
+    parameters = np.stack(
+        [charge[i] * charge[j], (sigma[i] + sigma[j]) / 2, np.sqrt(epsilon)[i] * np.sqrt(epsilon)[j]]
+    )
+    rows = [force.getExceptionParameters(k) for k in range(force.getNumExceptions())]
+    atoms, exceptions = _terms("NonbondedForce", rows, 2, 3, n_atoms)
+    low, high = np.sort(atoms, axis=1).astype(np.int64).T
+    parameters[:, low * n_atoms - low * (low + 1) // 2 + high - low - 1] = (
+        exceptions  # their places in ``pairs``
+    )
+    return tuple(parameters)
 
 
 def _born(forces: Forces, n_atoms: int) -> GeneralizedBornTable | None:
