@@ -4,6 +4,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,8 +58,6 @@ def peak_job(dtype: torch.dtype, folder: Path) -> tuple[Callable[[], object], fl
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    import time
-
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

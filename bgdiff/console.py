@@ -182,20 +182,23 @@ def info_view(info: Mapping[str, Any]) -> Group:
         energies.append(f"\n{engine['reason']}", style="dim")
     facts.add_row("energies", energies)
     facts.add_row("processor", Text(f"{machine['processor']}, {machine['system']}"))
-    facts.add_row("threads", f"{machine['threads']} of torch, on {machine['cores']} usable cores")
+    facts.add_row(
+        "threads",
+        f"{machine['threads']} in use (OMP_NUM_THREADS changes it), {machine['cores']} cores usable",
+    )
     facts.add_row("devices", Text(", ".join(machine["devices"])))
     facts.add_row("OpenMM", Text(f"{versions.pop('openmm', '')}: {', '.join(info['openmm_platforms'])}"))
     del versions["python"]
     facts.add_row("packages", Text(", ".join(f"{name} {version}" for name, version in versions.items())))
     parts: list[Any] = [title, "", facts]
     if "benchmark" in info:
-        parts += ["", _rates_table(info["benchmark"])]
+        what = f"{info['benchmark']['system']}, energies and forces, one thread"
+        parts += ["", Text(what, style="dim"), _rates_table(info["benchmark"])]
     return Group(*parts)
 
 
 def _rates_table(benchmark: Mapping[str, Any]) -> Table:
-    title = f"{benchmark['system']}: energies and forces, one thread"
-    table = Table(title=title, title_justify="left", title_style="dim", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("evaluator")
     table.add_column("per second", justify="right")
     table.add_column("against OpenMM", justify="right")
