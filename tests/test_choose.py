@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from bgdiff.errors import SystemDefinitionError, UnsupportedSystem
+from bgdiff.io import read_json
+from bgdiff.run import start_run
 from bgdiff.systems import load_system
 from bgdiff.targets.choose import describe_target, molecular_target
 from bgdiff.targets.double_well import DoubleWell
@@ -34,7 +36,7 @@ def test_a_covered_molecule_gets_the_engine_and_the_same_energies(molecule, capl
     target = molecular_target(molecule.openmm_system, molecule.temperature)
     assert isinstance(target, ForceFieldTarget)
     assert type(molecule.target) is ForceFieldTarget
-    assert caplog.records == []
+    assert not [record for record in caplog.records if record.name == "bgdiff.targets.choose"]
     slow = molecular_target(molecule.openmm_system, molecule.temperature, engine="openmm")
     assert isinstance(slow, OpenMMTarget)
     x = around(torch.from_numpy(molecule.structure), 20)
@@ -65,7 +67,7 @@ def test_what_is_not_covered_falls_back_with_one_line_that_says_why(tmp_path, ca
         target = system.target
         target.energy(torch.from_numpy(system.structure)[None])
         assert system.target is target
-    (record,) = caplog.records
+    (record,) = (record for record in caplog.records if record.name == "bgdiff.targets.choose")
     assert record.levelno == logging.WARNING
     assert "CustomBondForce" in record.getMessage()
     assert "OpenMM's Reference platform" in record.getMessage()
@@ -93,6 +95,12 @@ def test_targets_travel(molecule):
         assert type(copy) is type(target)
         assert torch.equal(copy.energy(x), target.energy(x))
         assert describe_target(copy) == describe_target(target)
+
+
+def test_a_run_records_what_evaluates_it(tmp_path, molecule):
+    for name, target in (("double_well", DoubleWell()), (molecule.name, molecule.target)):
+        folder = start_run(name, tmp_path / name, preset="quick")
+        assert read_json(folder / "run.json")["versions"]["energies"] == describe_target(target)
 
 
 def test_descriptions(molecule):
