@@ -73,6 +73,18 @@ def peptide_system(
     )
 
 
+def obc_force_system(topology: app.Topology, force_field: str = "amber96") -> openmm.System:
+    """The System of a force field whose OBC2 is a GBSAOBCForce: amber96, amber99, amber03 or amber10."""
+    return _force_field((f"{force_field}.xml", f"{force_field}_obc.xml")).createSystem(
+        topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False
+    )
+
+
+def find_force(system: openmm.System, name: str) -> openmm.Force:
+    """The first force of that class; it lives no longer than ``system``."""
+    return next(force for force in system.getForces() if type(force).__name__ == name)
+
+
 def peptide_structure(topology: app.Topology, seed: int = 0) -> NDArray[np.float64]:
     """Relaxed coordinates ``(N, 3)`` in nm."""
     bonds = np.array([(bond.atom1.index, bond.atom2.index) for bond in topology.bonds()])
@@ -92,11 +104,6 @@ def peptide_structure(topology: app.Topology, seed: int = 0) -> NDArray[np.float
         if all(_volume(x[list(corner)]) < 0 for corner in _corners(topology, "CB")):
             return x
     raise AssertionError(f"no L form found for {[residue.name for residue in topology.residues()]}")
-
-
-def sequence_pairs() -> Iterator[tuple[str, str]]:
-    """All 400 pairs of amino acids."""
-    return ((first, second) for first in AMINO_ACIDS for second in AMINO_ACIDS)
 
 
 @cache

@@ -1,6 +1,7 @@
 """The torch force field: against OpenMM's Reference platform group by group, and against formulas."""
 
 import math
+from itertools import combinations_with_replacement, cycle, product
 
 import numpy as np
 import openmm
@@ -8,17 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openmm import app
 from openmm_reference import reference_groups
 from peptides import (
     AMINO_ACIDS,
     FORCE_FIELDS,
     OTHER_FORMS,
     SOLVENTS,
+    obc_force_system,
     peptide,
     peptide_structure,
     peptide_system,
-    sequence_pairs,
 )
 
 from bgdiff.errors import DataError
@@ -75,15 +75,10 @@ def serine():
     return topology, peptide_structure(topology)
 
 
-def old_amber(topology, name="amber96"):
-    """Systems of the force fields that come with GBSAOBCForce."""
-    return app.ForceField(f"{name}.xml", f"{name}_obc.xml").createSystem(
-        topology, nonbondedMethod=app.NoCutoff, constraints=None
-    )
-
-
 def model_system(topology, model):
-    return old_amber(topology) if model == "GBSAOBCForce" else peptide_system(topology, "ff19SB", model)
+    return (
+        obc_force_system(topology) if model == "GBSAOBCForce" else peptide_system(topology, "ff19SB", model)
+    )
 
 
 @pytest.mark.parametrize("force_field", FORCE_FIELDS)
@@ -110,7 +105,7 @@ def test_every_solvent_is_openmms(solvent):
 def test_obc_force_is_openmms(serine):
     topology, structure = serine
     for name in ("amber96", "amber10"):
-        assert_agrees(old_amber(topology, name), perturbed(structure, 10))
+        assert_agrees(obc_force_system(topology, name), perturbed(structure, 10))
 
 
 def test_other_protonation_states_and_zwitterions_are_openmms():
@@ -135,11 +130,11 @@ def test_peptides_are_openmms(sequence, force_field, solvent, seed):
 
 @pytest.mark.slow
 def test_all_pairs_of_amino_acids_are_openmms():
-    """Each pair once; 400 pairs go through the 24 combinations of force field and solvent 16 times."""
-    combinations = [(force_field, solvent) for force_field in FORCE_FIELDS for solvent in SOLVENTS]
-    for index, sequence in enumerate(sequence_pairs()):
-        topology = peptide(*sequence)
-        system = peptide_system(topology, *combinations[index % len(combinations)])
+    """X-Y-X holds the pairs XY and YX; the peptides go round the 24 force fields with solvents."""
+    models = cycle(product(FORCE_FIELDS, SOLVENTS))
+    for index, (first, second) in enumerate(combinations_with_replacement(AMINO_ACIDS, 2)):
+        topology = peptide(first, second, first)
+        system = peptide_system(topology, *next(models))
         assert_agrees(system, perturbed(peptide_structure(topology), 1, seed=index))
 
 
