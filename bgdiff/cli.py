@@ -6,7 +6,6 @@ import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 import bgdiff
-from bgdiff.cli_options import check_device, folder_name, parse_overrides
+from bgdiff.cli_options import DataMethod, EngineName, Preset, check_device, folder_name, parse_overrides
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,14 +26,6 @@ _EPILOG = (
     "A run is a directory: settings, checkpoints, samples, weights, results.json and report.html. "
     "It can be stopped at any moment and continued with: bgdiff run --resume DIR"
 )
-
-
-class Preset(StrEnum):
-    """How much work a run does."""
-
-    quick = "quick"
-    standard = "standard"
-    best = "best"
 
 
 app = typer.Typer(
@@ -228,6 +219,13 @@ app.add_typer(data_app, name="data", rich_help_panel="Systems and data")
 Processes = Annotated[
     int | None, typer.Option(min=1, max=4096, help="Processes to use.", show_default="one per core")
 ]
+Evaluator = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="What evaluates molecules; auto: the batched engine if it covers the force field, else OpenMM.",
+    ),
+]
 
 
 @data_app.command("generate")
@@ -236,8 +234,20 @@ def data_generate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write.", show_default="SYSTEM.dcd or .npz")
     ] = None,
+    method: Annotated[
+        DataMethod | None,
+        typer.Option(
+            help="md is plain and deliberately short; parallel-tempering samples the equilibrium.",
+            show_default="md for molecules, mala for toy densities",
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames that parallel tempering makes, at least.", show_default="50000"),
+    ] = None,
     seed: Seed = 0,
     processes: Processes = None,
+    engine: Evaluator = EngineName.auto,
 ) -> None:
     """Simulate a system as its system.yaml says, and write a data set with its provenance."""
     with _errors_told(again=True):
@@ -245,7 +255,16 @@ def data_generate(
         from bgdiff.systems import load_system
 
         with _progress().stage("simulate") as progress:
-            path = generate_data(load_system(system), out, seed=seed, processes=processes, progress=progress)
+            path = generate_data(
+                load_system(system),
+                out,
+                seed=seed,
+                processes=processes,
+                progress=progress,
+                method=None if method is None else method.value,
+                frames=frames,
+                engine=engine.value,
+            )
         _say(f"wrote {path}")
 
 
@@ -258,11 +277,12 @@ def reference(
     ] = None,
     seed: Seed = 0,
     processes: Processes = None,
+    engine: Evaluator = EngineName.auto,
 ) -> None:
     """Compute reference free energies by a method that shares nothing with the model.
 
-    Molecules: replica exchange, analysed with MBAR, as the system's replica_exchange section says (this can
-    take hours). Double well: quadrature.
+    Molecules: parallel tempering, analysed with MBAR, as the system's replica_exchange section says (minutes
+    on the batched engine, hours on OpenMM). Double well: quadrature.
     """
     with _errors_told(again=True):
         from bgdiff.analysis.text import with_error
@@ -272,7 +292,12 @@ def reference(
 
         with _progress().stage("reference") as progress:
             path = compute_reference(
-                load_system(system), out, seed=seed, processes=processes, progress=progress
+                load_system(system),
+                out,
+                seed=seed,
+                processes=processes,
+                progress=progress,
+                engine=engine.value,
             )
         for item in read_json(path)["free_energy_differences"]:
             text = f"ΔF({item['initial']} → {item['final']}) / kT = "

@@ -2,12 +2,38 @@
 
 import json
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from bgdiff.errors import ConfigError
 
-__all__ = ["check_device", "folder_name", "parse_overrides"]
+__all__ = ["DataMethod", "EngineName", "Preset", "check_device", "folder_name", "parse_overrides"]
+
+
+class Preset(StrEnum):
+    """How much work a run does."""
+
+    quick = "quick"
+    standard = "standard"
+    best = "best"
+
+
+class DataMethod(StrEnum):
+    """How data are made."""
+
+    md = "md"
+    parallel_tempering = "parallel-tempering"
+    mala = "mala"
+
+
+class EngineName(StrEnum):
+    """What evaluates a molecule."""
+
+    auto = "auto"
+    kernel = "kernel"
+    torch = "torch"
+    openmm = "openmm"
 
 
 def folder_name(system: str) -> str:

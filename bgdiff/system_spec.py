@@ -99,10 +99,11 @@ class DataSpec(_Model):
 
 
 class MDSpec(_Model):
-    """How ``bgdiff data generate`` makes molecular dynamics: one chain per start."""
+    """How ``bgdiff data generate`` makes molecular dynamics: ``chains_per_start`` per start."""
 
     starts: Annotated[list[dict[str, float]], Field(min_length=1)]
     """Torsions in degrees, by observable name, that each chain starts from."""
+    chains_per_start: Count = 1
     length_ns: Positive
     """Length of each chain, without its equilibration."""
     spacing_ps: Positive
@@ -142,18 +143,24 @@ class ChainsSpec(_Model):
 
 
 class ReplicaExchangeSpec(_Model):
-    """How ``bgdiff reference`` makes independent replica-exchange ladders: one per start."""
+    """How ``bgdiff reference`` makes independent groups of replica-exchange ladders: one group per start."""
 
     starts: Annotated[list[dict[str, float]], Field(min_length=2)]
     t_max: Positive
     temperatures: Annotated[int, Field(ge=2)]
     """Rungs, geometric from the system's temperature to ``t_max`` (K)."""
+    ladders: Count = 16
+    """In every group on the batched engine; OpenMM runs one ladder per start."""
     length_ns: Positive
     """Simulated time of every replica after equilibration."""
     equilibration_ns: NonNegative = 0.0
-    swap_ps: Positive = 0.5
+    swap_ps: Positive = 0.1
+    """Dynamics between exchanges: one HMC trajectory on the batched engine."""
+    spacing_ps: Positive = 0.5
+    """Time between the samples that are analysed."""
     step_fs: Positive = 1.0
     friction_per_ps: Positive = 1.0
+    """Of OpenMM's Langevin dynamics."""
 
 
 class DoubleWellParameters(_Model):

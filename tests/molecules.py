@@ -1,5 +1,6 @@
-"""A molecule with an exactly known answer: two atoms whose bond has two stable lengths."""
+"""Molecules with exactly known answers: a bond with two stable lengths, and a torsion with two minima."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ free_energy_differences:
 generate: {starts: [{}, {}, {}], length_ns: 0.004, spacing_ps: 0.002, equilibration_ps: 1.0}
 replica_exchange:
   {starts: [{}, {}, {}, {}, {}, {}, {}, {}], t_max: 900.0, temperatures: 3, length_ns: 0.05,
-   equilibration_ns: 0.005, swap_ps: 0.1}
+   equilibration_ns: 0.005, swap_ps: 0.1, spacing_ps: 0.1}
 """
 
 
@@ -71,3 +72,76 @@ def switch_difference() -> float:
 
     short, long = quad(density, 0, 0.25)[0], quad(density, 0.25, 0.6)[0]
     return float(np.log(short / long))
+
+
+TWIST_YAML = """
+name: twist
+title: Four atoms in a chain whose torsion has two minima
+kind: openmm
+temperature: 300.0
+system: system.xml
+topology: topology.pdb
+observables:
+  phi: {dihedral: [0, 1, 2, 3]}
+basins:
+  trans: {observable: phi, intervals: [[90, 270]]}
+  cis: {observable: phi, intervals: [[-90, 90]]}
+free_energy_differences:
+  - {name: torsion, initial: trans, final: cis}
+generate:
+  {starts: [{phi: 180}, {phi: 0}], chains_per_start: 3, length_ns: 0.02, spacing_ps: 0.05,
+   step_fs: 5.0, equilibration_ps: 2.0}
+replica_exchange:
+  {starts: [{phi: 180}, {phi: 0}, {phi: 180}, {phi: 0}], t_max: 900.0, temperatures: 3, ladders: 32,
+   length_ns: 0.04, equilibration_ns: 0.01, swap_ps: 0.1, spacing_ps: 0.2, step_fs: 4.0}
+"""
+
+TILT, FOLD = 1.5, 3.0  # kT of 300 K: u = TILT cos φ + FOLD (1 - cos 2φ)
+
+
+def twist_folder(folder: Path) -> Path:
+    """Write a system that the batched engine covers; its torsion's density is exp(-u) exactly."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kT = GAS_CONSTANT * TEMPERATURE
+    system = openmm.System()
+    bond, angle, torsion = (
+        openmm.HarmonicBondForce(),
+        openmm.HarmonicAngleForce(),
+        openmm.PeriodicTorsionForce(),
+    )
+    for index in range(4):
+        system.addParticle(12.0)
+        if index < 3:
+            bond.addBond(index, index + 1, 0.15, 1e5)
+        if index < 2:
+            angle.addAngle(index, index + 1, index + 2, 1.9, 400.0)
+    torsion.addTorsion(0, 1, 2, 3, 1, 0.0, TILT * kT)
+    torsion.addTorsion(0, 1, 2, 3, 2, np.pi, FOLD * kT)
+    for force in (bond, angle, torsion):
+        system.addForce(force)
+    (folder / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
+
+    topology = app.Topology()
+    residue = topology.addResidue("TW", topology.addChain())
+    atoms = [topology.addAtom(f"C{k}", app.Element.getBySymbol("C"), residue) for k in range(1, 5)]
+    for first, second in itertools.pairwise(atoms):
+        topology.addBond(first, second)
+    positions = np.array([[0.0, 1.4, 0.0], [0.0, 0.0, 0.0], [1.5, 0.0, 0.0], [1.5, -1.4, 0.3]])
+    with open(folder / "topology.pdb", "w") as stream:
+        app.PDBFile.writeFile(topology, positions, stream)
+    (folder / "system.yaml").write_text(TWIST_YAML)
+    return folder
+
+
+def twist_system(folder: Path) -> System:
+    return load_system(twist_folder(folder))
+
+
+def twist_difference(scale: float = 1.0) -> float:
+    """F_cis - F_trans at ``scale`` · 300 K by quadrature; the torsion's volume element is flat."""
+
+    def density(phi: float) -> float:
+        return float(np.exp(-(TILT * np.cos(phi) + FOLD * (1 - np.cos(2 * phi))) / scale))
+
+    cis, trans = (quad(density, lo, lo + np.pi)[0] for lo in (-np.pi / 2, np.pi / 2))
+    return float(np.log(trans / cis))

@@ -335,8 +335,8 @@ class TestData:
     def test_generate(self, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         recorded: list[Any] = []
 
-        def generate(system: Any, out: Any, seed: int, processes: int, progress: Any) -> Path:
-            recorded.append((system.name, out, seed, processes))
+        def generate(system: Any, out: Any, seed: int, processes: int, progress: Any, **options: Any) -> Path:
+            recorded.append((system.name, out, seed, processes, options))
             progress(1, 2, "")
             return Path("made.npz")
 
@@ -345,7 +345,19 @@ class TestData:
         outcome = call("data", "generate", "double_well", "--seed", 4, "--processes", 2)
         assert outcome.code == 0
         assert outcome.out == "wrote made.npz\n"
-        assert recorded == [("double_well", None, 4, 2)]
+        options = {"method": None, "frames": None, "engine": "auto"}
+        assert recorded == [("double_well", None, 4, 2, options)]
+        call(
+            "data",
+            "generate",
+            "double_well",
+            "--method=parallel-tempering",
+            "--frames",
+            9,
+            "--engine=openmm",
+        )
+        options = {"method": "parallel-tempering", "frames": 9, "engine": "openmm"}
+        assert recorded[1] == ("double_well", None, 0, None, options)
 
     def test_existing_file_is_refused(self, call: Call, tmp_path: Path) -> None:
         (tmp_path / "x.npz").write_text("")

@@ -7,12 +7,13 @@ import mdtraj
 import numpy as np
 import pytest
 import torch
-from molecules import switch_folder, switch_system
+from molecules import switch_folder, switch_system, twist_difference, twist_system
 
 from bgdiff.data.chains import run_chains
-from bgdiff.data.generate import generate_data, molecule_of
+from bgdiff.data.generate import generate_data
 from bgdiff.data.mala import mala_chains
 from bgdiff.data.observables import dihedral
+from bgdiff.data.simulator import simulator_of
 from bgdiff.data.starts import set_torsion, start_structure
 from bgdiff.errors import ConfigError, DataError, StorageError, SystemDefinitionError
 from bgdiff.random import generator_for
@@ -69,7 +70,7 @@ def test_torsions_that_cannot_be_set(molecule, bonds):
 def test_start_structures_are_relaxed_where_they_were_put(molecule, bonds):
     for phi, psi in [(-80, 75), (60, -60)]:
         torsions = {PHI: np.radians(phi), PSI: np.radians(psi)}
-        x = start_structure(molecule.target.system, molecule.structure, bonds, torsions)
+        x = start_structure(molecule.openmm_system, molecule.structure, bonds, torsions)
         found = [np.degrees(dihedral(x[None], atoms)[0]) for atoms in (PHI, PSI)]
         np.testing.assert_allclose(found, [phi, psi], atol=15)
         relaxed, stretched = molecule.target.energy(torch.from_numpy(np.stack([x, molecule.structure])))
@@ -86,7 +87,7 @@ def test_an_interrupted_generation_resumes_to_the_same_file(tmp_path):
         assert not (tmp_path / "cut.dcd").exists()
     done = []
     cut = generate_data(system, tmp_path / "cut.dcd", 3, 1, lambda done_, total, text="": done.append(done_))
-    assert done == [7, 8, 9, 10, 11, 12]
+    assert done == list(range(7, 16))  # three chains of equilibration and four chunks
     assert torch.equal(system.load_data(cut).x, system.load_data(whole).x)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("cut")) == [
         "cut.dcd",
@@ -122,6 +123,58 @@ def test_generated_data_and_their_provenance(tmp_path, monkeypatch):
         generate_data(system, processes=1)
 
 
+def test_molecular_dynamics_on_the_batched_engine(tmp_path, monkeypatch):
+    """Batches of walkers, chains in the order of their starts, resumed at any chunk to the same file."""
+    monkeypatch.setattr("bgdiff.data.md._BATCH", 4)
+    monkeypatch.setattr("bgdiff.data.md._STEPS_PER_CHUNK", 6_000)
+    system = twist_system(tmp_path / "twist")
+    whole = system.load_data(generate_data(system, tmp_path / "whole.dcd", seed=3, processes=1))
+    for chunks in (1, 5, 8):
+        with pytest.raises(KeyboardInterrupt):
+            generate_data(system, tmp_path / "cut.dcd", seed=3, processes=1, progress=interrupt_after(chunks))
+    cut = system.load_data(generate_data(system, tmp_path / "cut.dcd", seed=3, processes=1))
+    assert torch.equal(cut.x, whole.x)
+    assert cut.chain.unique(return_counts=True)[1].tolist() == [400] * 6
+    provenance = json.loads((tmp_path / "cut.json").read_text())
+    assert provenance["evaluator"].startswith("batched engine")
+    phi = system.observables(whole.x)["phi"].reshape(6, 400)
+    assert (np.abs(phi[:3, 0]) > np.pi / 2).all()
+    assert (np.abs(phi[3:, 0]) < np.pi / 2).all()
+    assert len({tuple(chain[:5]) for chain in phi}) == 6
+    bond = (whole.x[:, 0] - whole.x[:, 1]).norm(dim=-1).reshape(6, 400)
+    variance = 0.0083145 * 300 / 1e5
+    assert bond.var(1).mean() == pytest.approx(variance, rel=0.15)
+
+
+def test_parallel_tempering_makes_equilibrium_data(tmp_path):
+    system = twist_system(tmp_path / "twist")
+    out = generate_data(
+        system, tmp_path / "a.dcd", seed=2, processes=1, method="parallel-tempering", frames=5000
+    )
+    data = system.load_data(out)
+    provenance = json.loads((tmp_path / "a.json").read_text())
+    assert provenance["command"] == (
+        "bgdiff data generate twist --seed 2 --method parallel-tempering --frames 5000"
+    )
+    assert provenance["spacing_ps"] == pytest.approx(1.0)
+    assert (
+        provenance["chain_lengths"] == [40] * 128
+    )  # 4 starts of 32 ladders; 40 · 128 is the first above 5000
+    assert data.chain.unique(return_counts=True)[1].tolist() == [40] * 128
+    inside = system.basin("cis", system.observables(data.x)).reshape(128, 40).mean(axis=1)
+    exact = 1 / (1 + np.exp(twist_difference()))
+    assert abs(inside.mean() - exact) < 4 * inside.std(ddof=1) / np.sqrt(128)
+    energy = system.target.energy(data.x).reshape(128, 40)
+    kinetic_like = (data.x * -system.target.energy_and_force(data.x)[1]).sum((1, 2)).reshape(128, 40).mean(1)
+    assert abs(kinetic_like.mean() - 9) < 4 * kinetic_like.std() / np.sqrt(128)  # the virial of 3·4 - 3
+    assert torch.isfinite(energy).all()
+    assert provenance["convergence"]["phi"]["rhat"] < 1.1
+    assert provenance["convergence"]["energy"]["effective_draws"] > 1500
+    assert len(provenance["round_trips"]) == 4
+    assert min(provenance["round_trips"]) > 0
+    assert all(0.1 < rate < 1 for rate in provenance["swap_acceptance"])
+
+
 def test_chunks_of_other_settings_are_not_continued(tmp_path):
     system = switch_system(tmp_path / "switch")
     out = tmp_path / "a.dcd"
@@ -129,9 +182,9 @@ def test_chunks_of_other_settings_are_not_continued(tmp_path):
         generate_data(system, out, seed=1, processes=1, progress=interrupt_after(1))
     with pytest.raises(ConfigError, match=r"a\.dcd\.parts: holds an unfinished .* other settings \(seed\)"):
         generate_data(system, out, seed=2, processes=1)
-    chunk = next((tmp_path / "a.dcd.parts").glob("*.npz"))
+    chunk = next((tmp_path / "a.dcd.parts").glob("*state*.npz"))
     chunk.write_bytes(chunk.read_bytes()[:100])
-    with pytest.raises(StorageError, match=r"npz: corrupt"):
+    with pytest.raises(StorageError, match=r"npz: missing or corrupt .* delete .*parts and run"):
         generate_data(system, out, seed=1, processes=1)
 
 
@@ -193,7 +246,13 @@ def test_mala_samples_its_target_however_long_its_steps():
 
 def test_molecules_only(tmp_path):
     with pytest.raises(SystemDefinitionError, match="is not a molecule"):
-        molecule_of(load_system("double_well"), [])
+        simulator_of(load_system("double_well"), [], 1.0, 1.0)
+    for system, method in ((load_system("double_well"), "md"), (switch_system(tmp_path / "switch"), "mala")):
+        with pytest.raises(ConfigError, match=f"method {method}: is not one for a"):
+            generate_data(system, tmp_path / "a.dcd", method=method)
+    for method, frames in (("md", 10), ("parallel-tempering", 0)):
+        with pytest.raises(ConfigError, match="frames: a positive number, and only for parallel"):
+            generate_data(load_system(tmp_path / "switch"), tmp_path / "a.dcd", method=method, frames=frames)
 
 
 def test_resuming_is_logged(tmp_path, caplog):

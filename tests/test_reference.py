@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from molecules import switch_difference, switch_folder, switch_system
+from molecules import switch_difference, switch_folder, switch_system, twist_difference, twist_system
 
 from bgdiff.data.ladder_analysis import (
     basin_changes,
+    convergence,
     log_ratio,
     mbar_log_weights,
+    mixing,
     profile,
-    round_trips,
     start_agreement,
 )
-from bgdiff.data.parallel_tempering import swap
 from bgdiff.data.reference import compute_reference
 from bgdiff.errors import ConfigError, DataError, SystemDefinitionError
 from bgdiff.systems import load_system
@@ -28,15 +28,47 @@ def test_replica_exchange_finds_a_known_difference(tmp_path):
     (difference,) = result["free_energy_differences"]
     assert 0.0 < difference["std_error"] < 0.3
     assert abs(difference["value"] - switch_difference()) < 5 * difference["std_error"]
-    assert difference["value"] == pytest.approx(np.mean(difference["per_ladder"]))
-    assert len(difference["per_ladder"]) == 8
+    assert difference["value"] == pytest.approx(np.mean(difference["per_group"]))
+    assert len(difference["per_group"]) == 8
+    assert result["ladders_per_group"] == 1  # OpenMM runs one after the other
+    assert "OpenMM" in result["evaluator"]
     assert difference["command"] == "bgdiff reference switch --seed 1"
     assert min(difference["basin_changes"]) > 0
     assert min(result["round_trips"]) > 0
     assert all(0.1 < rate < 1 for rate in result["swap_acceptance"])
+    assert result["move_acceptance"] == [1, 1, 1]
     assert result["temperatures"] == pytest.approx([300, np.sqrt(300 * 900), 900])
+    assert 0.9 < result["convergence"]["r"]["rhat"] < 1.2
     assert result["question_digest"] == system.question_digest
     assert not (tmp_path / "reference.json.parts").exists()
+
+
+def test_the_batched_engine_finds_a_known_difference(tmp_path):
+    system = twist_system(tmp_path / "twist")
+    result = json.loads(
+        compute_reference(system, tmp_path / "reference.json", seed=1, processes=1).read_text()
+    )
+    (difference,) = result["free_energy_differences"]
+    assert 0.0 < difference["std_error"] < 0.15
+    assert abs(difference["value"] - twist_difference()) < 5 * difference["std_error"]
+    alone = difference["lowest_temperature_alone"]
+    assert difference["std_error"] < alone["std_error"] < 0.3
+    assert abs(alone["value"] - twist_difference()) < 5 * alone["std_error"]
+    for temperature, population in zip(
+        result["temperatures"], difference["final_basin_by_temperature"], strict=True
+    ):
+        exact = 1 / (1 + np.exp(twist_difference(temperature / 300)))
+        assert population == pytest.approx(exact, abs=0.06)
+    assert result["ladders_per_group"] == 32
+    assert "OpenMM" not in result["evaluator"]
+    assert all(0.8 < rate < 1 for rate in result["move_acceptance"])
+    assert all(0.1 < rate < 1 for rate in result["swap_acceptance"])
+    assert min(result["round_trips"]) > 0
+    assert min(difference["basin_changes"]) > 0
+    assert result["total_ns"] == pytest.approx(4 * 32 * 3 * 0.04)
+    assert set(result["convergence"]) == {"phi", "energy"}
+    assert result["convergence"]["phi"]["rhat"] < 1.1
+    assert result["convergence"]["energy"]["effective_draws"] > 1000
 
 
 def test_an_interrupted_reference_resumes_to_the_same_values(tmp_path):
@@ -88,7 +120,7 @@ def test_references_that_are_not_possible(tmp_path):
     (folder / "system.yaml").write_text(
         text.replace("[[0.25, .inf]]", "[[5, .inf]]").replace("0.05,", "0.001,")
     )
-    with pytest.raises(DataError, match="difference length, ladder 0: .* never visited"):
+    with pytest.raises(DataError, match="difference length, ladders of start 0: .* never visited"):
         compute_reference(load_system(folder), tmp_path / "a.json", processes=1)
     (folder / "system.yaml").write_text(text[: text.index("replica_exchange")])
     with pytest.raises(SystemDefinitionError, match="has no 'replica_exchange' section"):
@@ -103,25 +135,10 @@ def test_an_unstable_ladder_is_told(tmp_path):
     folder = switch_folder(tmp_path / "switch")
     xml = (folder / "system.xml").read_text()
     (folder / "system.xml").write_text(xml.replace('mass="10"', 'mass=".00001"'))
-    with pytest.raises(DataError, match=r"ladder 0: .* exploded; reduce replica_exchange\.step_fs"):
+    with pytest.raises(
+        DataError, match=r"ladders of start 0: .* exploded .* reduce replica_exchange\.step_fs"
+    ):
         compute_reference(load_system(folder), tmp_path / "a.json", processes=1)
-
-
-def test_exchanges_follow_metropolis():
-    rng = np.random.default_rng(0)
-    beta = np.array([1.0, 0.5, 0.25])
-    order, accepted = swap(
-        np.array([5.0, 1.0, 9.0]), beta, 0, rng
-    )  # the colder replica has more energy: always
-    assert order.tolist() == [1, 0, 2]
-    assert accepted[0] == 1
-    assert np.isnan(accepted[1])
-    order, accepted = swap(np.array([1.0, 900.0, 9.0]), beta, 0, rng)  # hopeless
-    assert order.tolist() == [0, 1, 2]
-    assert accepted[0] == 0
-    tries = np.array([swap(np.array([1.0, 2.0, 5.0]), beta, 1, rng)[1][1] for _ in range(20_000)])
-    expected = np.exp((0.5 - 0.25) * (2.0 - 5.0))
-    assert abs(tries.mean() - expected) / np.sqrt(expected * (1 - expected) / len(tries)) < 4
 
 
 def test_mbar_weights_recover_harmonic_oscillators():
@@ -152,15 +169,38 @@ def test_profiles_have_their_minimum_at_zero():
     assert np.isinf(result["value"]).any()
 
 
-def test_round_trips_and_basin_changes_of_a_known_walk():
+def test_basin_changes_of_a_known_walk():
     walker = np.array([[0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0], [2, 0, 1], [0, 2, 1]])
-    # walker 0: rungs 0 1 2 2 1 0, one trip; walker 1: 1 0 0 1 2 2; walker 2: 2 2 1 0 0 1
-    assert round_trips(walker) == 1
     final = np.zeros((6, 3), dtype=bool)
     final[2:4, 2] = True  # walker 0 is away for two rounds
     final[4, 2] = True  # walker 1 for one
-    assert basin_changes(walker, ~final, final, lasting=1) == 2 + 2
-    assert basin_changes(walker, ~final, final, lasting=2) == 2
+    for copies in (1, 2):
+        walkers, finals = (np.stack([array] * copies, 1) for array in (walker, final))
+        assert basin_changes(walkers, ~finals, finals, lasting=1) == copies * (2 + 2)
+        assert basin_changes(walkers, ~finals, finals, lasting=2) == copies * 2
+
+
+def test_mixing_and_convergence_are_summarised(caplog):
+    chunks = {
+        "exchanged": np.array([[3.0, 0.0], [1.0, 2.0]]),
+        "tried": np.array([[4.0, 0.0], [4.0, 4.0]]),
+        "acceptance": np.array([[4.0, 2.0, 1.0], [4.0, 2.0, 1.0]]),
+        "moves": np.array([[5], [3]]),
+        "trips": np.array([[1, 0], [2, 2]]),
+    }
+    result = mixing([chunks, chunks])
+    assert result["swap_acceptance"].tolist() == [0.5, 0.5]
+    assert result["move_acceptance"].tolist() == [1, 0.5, 0.25]
+    assert result["round_trips"] == [5, 5]
+    rng = np.random.default_rng(0)
+    angles = np.mod(rng.normal(np.pi, 0.1, size=(8, 500)) + np.pi, 2 * np.pi) - np.pi  # around ±180°
+    shifted = rng.normal(size=(8, 500)) + np.arange(8)[:, None]
+    found = convergence({"angle": angles, "shifted": shifted}, periodic=["angle"])
+    assert found["angle"]["rhat"] < 1.01
+    assert 3000 < found["angle"]["effective_draws"] < 6000
+    assert found["shifted"]["rhat"] > 2
+    assert "shifted: R-hat is" in caplog.text
+    assert "angle" not in caplog.text
 
 
 def test_ladders_of_one_start_are_summarised():

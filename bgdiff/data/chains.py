@@ -8,12 +8,12 @@ or on how often it was interrupted.
 import json
 import logging
 import shutil
-import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile
@@ -21,9 +21,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from bgdiff.errors import ConfigError, StorageError
+from bgdiff.errors import ConfigError, StorageError, WorkerError
 from bgdiff.io import atomic_path, make_directory, read_json, write_json
 from bgdiff.progress import Progress, silent
+from bgdiff.workers import become_worker, interrupts_blocked
 
 __all__ = ["Arrays", "ChainTask", "concatenate", "discard_chunks", "run_chains"]
 
@@ -61,7 +62,9 @@ def run_chains(
 ) -> list[list[Arrays]]:
     """Run every chain to its end and return its records, ``[chain][chunk]``.
 
-    Each finished chunk is a file in ``directory``; chunks that are there already are not run again.
+    Each finished chunk is a file in ``directory``, and so is the last state of each chain; chunks that are
+    there already are not run again. A chunk that records nothing (equilibration) returns an empty record,
+    which is left out. An exception, such as that of Ctrl-C, stops the other processes at once.
 
     Raises:
         ConfigError: ``directory`` holds chunks of other settings, or ``processes`` is not positive.
@@ -81,18 +84,20 @@ def run_chains(
             while waiting and len(running) < processes:
                 chain = waiting.popleft()
                 if (chunk := finished[chain]) < task.n_chunks:
-                    state = _load(directory, chain, chunk - 1)[0] if chunk else None
-                    running[pool.submit(_advance, task, chain, chunk, state)] = chain
+                    state = _load(_state_path(directory, chain, chunk)) if chunk else None
+                    with interrupts_blocked() if processes > 1 else nullcontext():
+                        running[pool.submit(_advance, task, chain, chunk, state)] = chain
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 chain = running.pop(future)
                 _save(directory, chain, finished[chain], *future.result())
                 finished[chain] += 1
                 progress(sum(finished), total, "")
                 waiting.append(chain)
-    return [
-        [_load(directory, chain, chunk)[1] for chunk in range(task.n_chunks)]
+    records = (
+        [_load(_record_path(directory, chain, chunk)) for chunk in range(task.n_chunks)]
         for chain in range(task.n_chains)
-    ]
+    )
+    return [[record for record in chain if record] for chain in records]
 
 
 def discard_chunks(directory: Path) -> None:
@@ -120,35 +125,41 @@ def _claim(directory: Path, fingerprint: dict[str, Any]) -> None:
     log.info("%s: resuming an unfinished calculation", directory)
 
 
-def _chunk_path(directory: Path, chain: int, chunk: int) -> Path:
+def _record_path(directory: Path, chain: int, chunk: int) -> Path:
     return directory / f"chain{chain:03d}-chunk{chunk:05d}.npz"
+
+
+def _state_path(directory: Path, chain: int, chunk: int) -> Path:
+    """Where the state at the start of a chunk lies."""
+    return directory / f"chain{chain:03d}-state{chunk:05d}.npz"
 
 
 def _finished_chunks(directory: Path, chain: int, n_chunks: int) -> int:
     for chunk in range(n_chunks):
-        if not _chunk_path(directory, chain, chunk).exists():
+        if not _record_path(directory, chain, chunk).exists():
             return chunk
     return n_chunks
 
 
 def _save(directory: Path, chain: int, chunk: int, state: Arrays, record: Arrays) -> None:
-    arrays = {f"state_{key}": value for key, value in state.items()}
-    arrays |= {f"record_{key}": value for key, value in record.items()}
-    with atomic_path(_chunk_path(directory, chain, chunk)) as temporary, open(temporary, "wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
+    """Store a finished chunk. Its record comes last but one: where it exists, so does the state after it."""
+    for path, arrays in (
+        (_state_path(directory, chain, chunk + 1), state),
+        (_record_path(directory, chain, chunk), record),
+    ):
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+    _state_path(directory, chain, chunk).unlink(missing_ok=True)
 
 
-def _load(directory: Path, chain: int, chunk: int) -> tuple[Arrays, Arrays]:
-    path = _chunk_path(directory, chain, chunk)
+def _load(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as content:
-            parts = [
-                {key.removeprefix(prefix): content[key] for key in content.files if key.startswith(prefix)}
-                for prefix in ("state_", "record_")
-            ]
+            return {key: content[key] for key in content.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise StorageError(f"{path}: corrupt ({error}); delete it and run the command again") from error
-    return parts[0], parts[1]
+        raise StorageError(
+            f"{path}: missing or corrupt ({error}); delete {path.parent} and run the command again"
+        ) from error
 
 
 class _Inline:
@@ -165,15 +176,28 @@ def _executor(processes: int) -> Iterator[Any]:
     if processes == 1:
         yield _Inline()
         return
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_leave_interrupts)
+    others = set(active_children())
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         yield pool
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a process that simulates died (killed, out of memory, or a script without "
+            'if __name__ == "__main__": around its work); the same call continues what it did'
+        ) from error
+    except BaseException:
+        for worker in set(active_children()) - others:
+            worker.terminate()  # a chunk can take long, and what it would return is not wanted any more
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+def _start_worker() -> None:
+    become_worker()
+    import torch
+
+    torch.set_num_threads(1)  # the processes share the cores
 
 
 def concatenate(records: Sequence[Arrays], key: str) -> NDArray[Any]:

@@ -1,10 +1,10 @@
-"""Data sets made by bgdiff: plain, deliberately short simulations, with their provenance beside them."""
+"""Data sets made by bgdiff, with their provenance beside them: short plain simulations, or equilibrium."""
 
 import hashlib
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -12,16 +12,23 @@ from numpy.typing import NDArray
 
 import bgdiff
 from bgdiff.data.chains import concatenate, discard_chunks, run_chains
-from bgdiff.data.mala import mala_chains
-from bgdiff.data.md import Dynamics, MDTask, Molecule
 from bgdiff.errors import ConfigError, StorageError, SystemDefinitionError
 from bgdiff.io import atomic_path, make_directory, write_json
 from bgdiff.progress import Progress, silent
 from bgdiff.random import generator_for
-from bgdiff.system_spec import ChainsSpec, MDSpec
+from bgdiff.system_spec import ChainsSpec, MDSpec, OpenMMSpec
 from bgdiff.systems import System
 
-__all__ = ["generate_data", "molecule_of", "provenance_path"]
+if TYPE_CHECKING:
+    from bgdiff.targets.choose import Engine
+
+__all__ = ["METHODS", "Method", "generate_data", "provenance_path"]
+
+Method = Literal["md", "parallel-tempering", "mala"]
+METHODS: tuple[Method, ...] = ("md", "parallel-tempering", "mala")
+"""Plain molecular dynamics and parallel tempering for molecules, MALA chains for toy densities."""
+
+_FRAMES = 50_000
 
 
 def generate_data(
@@ -30,36 +37,52 @@ def generate_data(
     seed: int = 0,
     processes: int | None = None,
     progress: Progress = silent,
+    *,
+    method: Method | None = None,
+    frames: int | None = None,
+    engine: "Engine" = "auto",
 ) -> Path:
-    """Simulate the system as its ``generate`` section says; write a data set and its provenance (JSON).
+    """Simulate the system as its ``system.yaml`` says; write a data set and its provenance (JSON).
 
-    An interrupted generation leaves its finished chunks in ``<out>.parts``; called again with the same
-    settings it continues from them, to the same result. The result does not depend on ``processes``.
-    With more than one, a script must call this under ``if __name__ == "__main__":``: they are spawned.
+    - ``md``: plain molecular dynamics as the ``generate`` section says, deliberately short.
+    - ``parallel-tempering``: frames of the equilibrium at the system's temperature, 1 ps apart in each of
+      many ladders, as the ``replica_exchange`` section says.
+    - ``mala``: the chains on a toy density that its ``generate`` section asks for.
+
+    Molecules run on the batched engine where it covers them, else on OpenMM. An interrupted generation
+    leaves its finished chunks in ``<out>.parts``; called again with the same settings it continues from them,
+    to the same result. The result does not depend on ``processes``. With more than one, a script must call
+    this under ``if __name__ == "__main__":``: they are spawned.
 
     Args:
         system: the system to simulate.
         out: trajectory file to write, any format mdtraj writes (DCD advised); ``.npz`` for a toy density.
             By default it is named after the system, in the current directory.
         seed: of all random numbers.
-        processes: how many to use; by default one per core, at most one per chain.
+        processes: how many to use; by default one per core, at most one per batch of walkers.
         progress: called after each chunk.
+        method: by default ``md`` for a molecule and ``mala`` for a toy density.
+        frames: of parallel tempering, at least; 50 000 by default. ``generate`` says how many others make.
+        engine: what evaluates a molecule, see :func:`~bgdiff.targets.choose.molecular_target`.
 
     Returns:
         The file written.
 
     Raises:
-        ConfigError: ``out`` exists, or its directory of chunks belongs to other settings.
+        ConfigError: ``out`` exists, its directory of chunks belongs to other settings, or the method is not
+            one for this system.
         DataError: the simulation is unstable.
         StorageError: ``out`` cannot be written, or not in this format.
-        SystemDefinitionError: the system has no ``generate`` section.
+        SystemDefinitionError: the system has no section that says how long to run.
+        UnsupportedSystem: ``engine`` insists on an engine that does not cover the system.
     """
-    settings = system.spec.generate
-    if settings is None:
-        raise SystemDefinitionError(
-            f"{system.path}/system.yaml: has no 'generate' section, which says how long to run"
-        )
-    molecular = isinstance(settings, MDSpec)
+    molecular = isinstance(system.spec, OpenMMSpec)
+    method = method or ("md" if molecular else "mala")
+    if (method == "mala") == molecular:
+        kind = "a molecule" if molecular else "a toy density"
+        raise ConfigError(f"method {method}: is not one for {kind} such as {system.name}")
+    if frames is not None and (method != "parallel-tempering" or frames < 1):
+        raise ConfigError("frames: a positive number, and only for parallel tempering")
     out = Path(f"{system.name}{'.dcd' if molecular else '.npz'}") if out is None else Path(out)
     for path in (out, provenance_path(out)):
         if path.exists():
@@ -67,17 +90,29 @@ def generate_data(
     make_directory(out.parent)
     if out.suffix == ".json":
         raise ConfigError(f"{out}: the .json beside the data is for their provenance; choose another --out")
-    if isinstance(settings, MDSpec):
-        record = _run_md(system, settings, out, seed, processes or os.cpu_count() or 1, progress)
+    processes = processes or os.cpu_count() or 1
+    if method == "mala":
+        record = _run_mala(system, out, seed, progress)
     else:
-        record = _run_mala(system, settings, out, seed, progress)
+        with TemporaryDirectory() as folder:  # better now than after hours
+            _write_trajectory(Path(folder) / out.name, system.structure[None], system)
+        if method == "md":
+            record = _run_md(system, out, seed, processes, engine, progress)
+        else:
+            record = _run_tempering(system, out, seed, processes, engine, frames or _FRAMES, progress)
+    options = {
+        "method": method if method == "parallel-tempering" else None,
+        "frames": frames,
+        "engine": None if engine == "auto" else engine,
+    }
+    given = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
     record |= {
         "schema_version": 1,
         "system": system.name,
         "ensemble_digest": system.ensemble_digest,
         "temperature": system.temperature,
         "seed": seed,
-        "command": f"bgdiff data generate {system.name} --seed {seed}",
+        "command": f"bgdiff data generate {system.name} --seed {seed}{given}",
         "file": out.name,
         "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
     }
@@ -91,73 +126,78 @@ def provenance_path(data: Path) -> Path:
     return data.with_suffix(".json")
 
 
-def molecule_of(system: System, starts: list[dict[str, float]]) -> Molecule:
-    """Collect what simulations need; ``starts`` are torsions in degrees by observable name."""
-    topology = system.topology
-    if topology is None:
-        raise SystemDefinitionError(f"system {system.name} is not a molecule")
-    import openmm
-
-    observables = system.spec.observables
-    return Molecule(
-        system_xml=openmm.XmlSerializer.serialize(system.target.system),  # type: ignore[attr-defined]
-        structure=system.structure,
-        bonds=tuple((first.index, second.index) for first, second in topology.bonds),
-        starts=tuple(
-            {observables[name].particles: float(np.radians(angle)) for name, angle in start.items()}
-            for start in starts
-        ),
-    )
-
-
 def _run_md(
-    system: System, settings: MDSpec, out: Path, seed: int, processes: int, progress: Progress
+    system: System, out: Path, seed: int, processes: int, engine: "Engine", progress: Progress
 ) -> dict[str, Any]:
-    with TemporaryDirectory() as folder:  # better now than after hours
-        _write_trajectory(Path(folder) / out.name, system.structure[None], system)
+    from bgdiff.data.md import MDTask
+    from bgdiff.data.simulator import simulator_of
+
+    settings = system.spec.generate
+    if not isinstance(settings, MDSpec):
+        raise _nothing_said(system)
     task = MDTask(
-        molecule=molecule_of(system, settings.starts),
-        dynamics=Dynamics(settings.step_fs, settings.friction_per_ps),
-        temperature=system.temperature,
+        simulator=simulator_of(system, settings.starts, settings.step_fs, settings.friction_per_ps, engine),
         length_ns=settings.length_ns,
         spacing_ps=settings.spacing_ps,
         equilibration_ps=settings.equilibration_ps,
+        chains_per_start=settings.chains_per_start,
         starts_deg=tuple(settings.starts),
         seed=seed,
         definition=system.ensemble_digest,
     )
-    chains = [concatenate(records, "x") for records in run_chains(task, _parts(out), processes, progress)]
+    batches = [concatenate(records, "x") for records in run_chains(task, _parts(out), processes, progress)]
+    chains = [batch[:, walker] for batch in batches for walker in range(batch.shape[1])]
     _write_trajectory(out, np.concatenate(chains), system)
-    import mdtraj
-    import openmm
-
     return {
-        "method": "molecular dynamics: OpenMM LangevinMiddleIntegrator, Reference platform",
+        "method": "molecular dynamics: Langevin middle scheme",
+        "evaluator": task.simulator.describe(),
         "settings": settings.model_dump(mode="json"),
         "chain_lengths": [len(chain) for chain in chains],
         "spacing_ps": settings.spacing_ps,
         "total_ns": len(chains) * settings.length_ns,
-        "versions": {
-            "bgdiff": bgdiff.__version__,
-            "openmm": openmm.__version__,
-            "mdtraj": mdtraj.__version__,
-        },
+        "versions": _versions(),
     }
 
 
-def _write_trajectory(out: Path, x: NDArray[Any], system: System) -> None:
-    import mdtraj
-
-    with atomic_path(out) as temporary:
-        try:
-            mdtraj.Trajectory(x, system.topology).save(str(temporary))
-        except (OSError, KeyError, ValueError) as error:
-            raise StorageError(f"{out.name}: mdtraj cannot write it ({error})") from error
-
-
-def _run_mala(
-    system: System, settings: ChainsSpec, out: Path, seed: int, progress: Progress
+def _run_tempering(
+    system: System, out: Path, seed: int, processes: int, engine: "Engine", frames: int, progress: Progress
 ) -> dict[str, Any]:
+    from bgdiff.data.ladder_analysis import convergence, mixing
+    from bgdiff.data.parallel_tempering import ladder_task
+
+    task = ladder_task(system, seed, engine, frames)
+    groups = [
+        {key: concatenate(records, key) for key in records[0]}
+        for records in run_chains(task, _parts(out), processes, progress)
+    ]
+    x = np.concatenate([group["x"].swapaxes(0, 1) for group in groups])  # (ladders, n, N, 3)
+    _write_trajectory(out, x.reshape(-1, *x.shape[2:]), system)
+    draws = {
+        name: np.concatenate([group["observables"][:, :, 0, column].T for group in groups])
+        for column, name in enumerate(task.observables)
+    }
+    draws["energy"] = np.concatenate([group["energy"][:, :, 0].T for group in groups])
+    settings = system.spec.replica_exchange  # type: ignore[union-attr]
+    assert settings is not None
+    return {
+        "method": "parallel tempering, frames of the lowest temperature",
+        "evaluator": task.simulator.describe(),
+        "settings": settings.model_dump(mode="json"),
+        "temperatures": task.temperatures,
+        "chain_lengths": [x.shape[1]] * len(x),
+        "spacing_ps": task.sample_ps,
+        **mixing(groups),
+        "convergence": convergence(draws, [name for name, spec in task.observables.items() if spec.periodic]),
+        "versions": _versions(),
+    }
+
+
+def _run_mala(system: System, out: Path, seed: int, progress: Progress) -> dict[str, Any]:
+    from bgdiff.data.mala import mala_chains
+
+    settings = system.spec.generate
+    if not isinstance(settings, ChainsSpec):
+        raise _nothing_said(system)
     particles, dimensions = system.target.event_shape
     starts = torch.tensor(settings.starts, dtype=torch.float64)
     if starts.shape[1:] != (particles * dimensions,):
@@ -184,6 +224,34 @@ def _run_mala(
         "chain_lengths": [settings.frames] * len(starts),
         "versions": {"bgdiff": bgdiff.__version__, "torch": torch.__version__, "numpy": np.__version__},
     }
+
+
+def _nothing_said(system: System) -> SystemDefinitionError:
+    return SystemDefinitionError(
+        f"{system.path}/system.yaml: has no 'generate' section, which says how long to run"
+    )
+
+
+def _versions() -> dict[str, str]:
+    import mdtraj
+    import openmm
+
+    return {
+        "bgdiff": bgdiff.__version__,
+        "openmm": openmm.__version__,
+        "mdtraj": mdtraj.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def _write_trajectory(out: Path, x: NDArray[Any], system: System) -> None:
+    import mdtraj
+
+    with atomic_path(out) as temporary:
+        try:
+            mdtraj.Trajectory(x, system.topology).save(str(temporary))
+        except (OSError, KeyError, ValueError) as error:
+            raise StorageError(f"{out.name}: mdtraj cannot write it ({error})") from error
 
 
 def _parts(out: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,21 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from bgdiff.errors import DataError
+from bgdiff.sampling import effective_draws, rhat
 
-__all__ = ["basin_changes", "log_ratio", "mbar_log_weights", "profile", "round_trips", "start_agreement"]
+__all__ = [
+    "basin_changes",
+    "convergence",
+    "log_ratio",
+    "mbar_log_weights",
+    "mixing",
+    "profile",
+    "start_agreement",
+]
+
+log = logging.getLogger(__name__)
+
+_RHAT_LIMIT = 1.01
 
 Array = NDArray[np.float64]
 
@@ -48,10 +61,10 @@ def log_ratio(log_weight: Array, initial: NDArray[np.bool_], final: NDArray[np.b
 
 
 def profile(log_weight: Sequence[Array], values: Sequence[Array], bins: int = 72) -> dict[str, Any]:
-    """Free-energy profile of a torsion (rad) in kT, its minimum at 0, with errors from the spread of ladders.
+    """Free-energy profile of a torsion (rad) in kT, its minimum at 0, with errors from the spread of groups.
 
     Returns:
-        ``edges`` in degrees; ``value`` and ``std_error`` of each bin, inf where no ladder has a sample and
+        ``edges`` in degrees; ``value`` and ``std_error`` of each bin, inf where no group has a sample and
         nan where too few have one for an error.
     """
     edges = np.linspace(-180.0, 180.0, bins + 1)
@@ -71,18 +84,19 @@ def profile(log_weight: Sequence[Array], values: Sequence[Array], bins: int = 72
 def basin_changes(
     walker: NDArray[np.int64], initial: NDArray[np.bool_], final: NDArray[np.bool_], lasting: int
 ) -> int:
-    """Count how often the conformations of a ladder went from one basin to the other and stayed.
+    """Count how often the conformations of ladders went from one basin to the other and stayed.
 
     Args:
-        walker: ``(n, K)``, which conformation is at each rung.
-        initial: ``(n, K)``, which samples are in the first basin.
+        walker: ``(n, M, K)``, which conformation is at each rung of each ladder.
+        initial: ``(n, M, K)``, which samples are in the first basin.
         final: the same of the second.
-        lasting: rounds that a conformation must stay, so that flicker at a border does not count.
+        lasting: samples that a conformation must stay, so that flicker at a border does not count.
     """
     changes = 0
-    for label in range(walker.shape[1]):
-        mine = walker == label
-        state = np.where(final[mine], 1, np.where(initial[mine], 0, -1))
+    order = walker.argsort(axis=2)  # rung of each conformation
+    state_of = np.where(final, 1, np.where(initial, 0, -1))
+    by_walker = np.take_along_axis(state_of, order, axis=2)
+    for state in by_walker.reshape(len(walker), -1).T:
         starts = np.flatnonzero(np.diff(state, prepend=-2))
         lengths = np.diff(starts, append=len(state))
         kept = state[starts[(lengths >= lasting) & (state[starts] >= 0)]]
@@ -90,19 +104,52 @@ def basin_changes(
     return changes
 
 
-def round_trips(walker: NDArray[np.int64]) -> int:
-    """Count how often conformations, ``walker`` ``(n, K)``, went from the lowest rung to the top and back."""
-    trips = 0
-    for label in range(walker.shape[1]):
-        rung = np.nonzero(walker == label)[1]
-        ends = rung[(rung == 0) | (rung == walker.shape[1] - 1)]
-        visits = ends[np.flatnonzero(np.diff(ends, prepend=-1))]
-        trips += max(0, int((visits == 0).sum()) - 1)
-    return trips
+def mixing(groups: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Any]:
+    """How well ladders moved, from the records of :class:`~bgdiff.data.parallel_tempering.LadderTask`.
+
+    Returns:
+        ``swap_acceptance`` of every pair of rungs, ``move_acceptance`` of every rung, and ``round_trips``
+        (lowest rung - highest - lowest) in each group.
+    """
+    total = {
+        key: np.sum([group[key].sum(axis=0) for group in groups], axis=0)
+        for key in ("exchanged", "tried", "acceptance", "moves")
+    }
+    return {
+        "swap_acceptance": total["exchanged"] / np.maximum(total["tried"], 1),
+        "move_acceptance": total["acceptance"] / total["moves"],
+        "round_trips": [int(group["trips"].sum()) for group in groups],
+    }
+
+
+def convergence(draws: Mapping[str, Array], periodic: Collection[str] = ()) -> dict[str, dict[str, float]]:
+    """R-hat and effective number of draws of some observables, by name; warns if chains disagree.
+
+    Args:
+        draws: ``(chains, n)`` of each.
+        periodic: names of those that are angles (rad); judged by cosine and sine, of which the worse counts.
+    """
+    result = {}
+    for name, values in draws.items():
+        if values.shape[1] < 4:
+            continue
+        parts = [np.cos(values), np.sin(values)] if name in periodic else [values]
+        result[name] = {
+            "rhat": max(rhat(part) for part in parts),
+            "effective_draws": min(effective_draws(part) for part in parts),
+        }
+        if result[name]["rhat"] > _RHAT_LIMIT:
+            log.warning(
+                "%s: R-hat is %.3f, above %g: the ladders have not all seen the same; simulate longer",
+                name,
+                result[name]["rhat"],
+                _RHAT_LIMIT,
+            )
+    return result
 
 
 def start_agreement(values: Array, starts: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Mean and standard error of the ladders of each start; they agree if the ladders forgot their starts."""
+    """Mean and standard error of the groups of each start; they agree if the ladders forgot their starts."""
     groups: dict[tuple[tuple[str, float], ...], list[float]] = {}
     for value, start in zip(values, starts, strict=True):
         groups.setdefault(tuple(sorted(start.items())), []).append(float(value))

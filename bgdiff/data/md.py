@@ -1,81 +1,42 @@
-"""Plain molecular dynamics with OpenMM: independent Langevin chains of a molecule."""
+"""Plain molecular dynamics: independent Langevin chains of a molecule."""
 
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import openmm
-from numpy.typing import NDArray
-from openmm import unit
+import torch
+from torch import Tensor
 
+import bgdiff
 from bgdiff.data.chains import Arrays
-from bgdiff.data.starts import start_structure
+from bgdiff.data.simulator import Simulator, openmm_seed
 from bgdiff.errors import DataError
-from bgdiff.random import derive_seed
+from bgdiff.random import generator_for
+from bgdiff.sampling import UnstableDynamicsError, Walkers
 
-__all__ = ["Dynamics", "MDTask", "Molecule", "openmm_seed"]
+__all__ = ["MDTask"]
 
 _FRAMES_PER_CHUNK = 500
+_STEPS_PER_CHUNK = 10_000_000  # of all walkers of a batch together: about ten seconds on one core
+_BATCH = 1024  # walkers; more would not be faster, and fewer chunks could run side by side
 _EXPLODED = 1000.0  # nm
 
 
 @dataclass(frozen=True)
-class Molecule:
-    """What a simulation needs of a system, in a form that pickles."""
+class MDTask:
+    """Chains of plain MD, ``chains_per_start`` from each start of the molecule.
 
-    system_xml: str
-    structure: NDArray[np.float64]
-    """``(N, 3)`` nm."""
-    bonds: tuple[tuple[int, int], ...]
-    starts: tuple[dict[tuple[int, ...], float], ...]
-    """Torsions (rad, by atom indices) of each start."""
-
-    @cached_property
-    def system(self) -> openmm.System:
-        return openmm.XmlSerializer.deserialize(self.system_xml)
-
-    def start(self, index: int) -> NDArray[np.float64]:
-        """Return the minimised structure ``(N, 3)`` with the torsions of start ``index``."""
-        return start_structure(self.system, self.structure, self.bonds, self.starts[index])
-
-
-@dataclass(frozen=True)
-class Dynamics:
-    """Langevin dynamics with OpenMM's middle scheme (Zhang et al., J. Phys. Chem. A 123, 6056, 2019).
-
-    The scheme's configurational error at 1 fs without constraints is negligible: it is exact for harmonic
-    motion. Runs in double precision on the Reference platform.
+    A chain of the task is a batch of walkers, which the batched engine advances together; OpenMM gets batches
+    of one. Equilibration comes first, in chunks that record nothing; then a chunk records centred frames
+    ``x`` ``(n, walkers, N, 3)`` float32 nm.
     """
 
-    step_fs: float
-    friction_per_ps: float
-
-    def context(self, system: openmm.System, temperature: float, seed: int) -> openmm.Context:
-        """Return a context whose random numbers follow from ``seed`` alone."""
-        integrator = openmm.LangevinMiddleIntegrator(temperature, self.friction_per_ps, self.step_fs / 1000)
-        integrator.setRandomNumberSeed(seed)
-        return openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
-
-    def steps(self, picoseconds: float) -> int:
-        return round(picoseconds * 1000 / self.step_fs)
-
-
-def openmm_seed(seed: int, *keys: int | str) -> int:
-    """Return a seed in the range OpenMM takes; never 0, which means "a random one"."""
-    return derive_seed(seed, *keys) % (2**31 - 1) + 1
-
-
-@dataclass(frozen=True)
-class MDTask:
-    """One chain of plain MD per start of the molecule; records centred frames ``(n, N, 3)`` float32 nm."""
-
-    molecule: Molecule
-    dynamics: Dynamics
-    temperature: float
+    simulator: Simulator
     length_ns: float
     spacing_ps: float
     equilibration_ps: float
+    chains_per_start: int
     starts_deg: tuple[dict[str, float], ...]
     seed: int
     definition: str
@@ -83,73 +44,112 @@ class MDTask:
 
     @property
     def n_chains(self) -> int:
-        return len(self.molecule.starts)
+        return -(-self._n_walkers // self._batch)
 
     @property
     def n_frames(self) -> int:
-        """Frames of each chain."""
+        """Frames of each walker."""
         return round(self.length_ns * 1000 / self.spacing_ps)
 
     @property
     def n_chunks(self) -> int:
-        return -(-self.n_frames // _FRAMES_PER_CHUNK)
+        return self._n_equilibration + -(-self.n_frames // self._frames_per_chunk)
+
+    @property
+    def _n_walkers(self) -> int:
+        return len(self.starts_deg) * self.chains_per_start
+
+    @property
+    def _batch(self) -> int:
+        return _BATCH if self.simulator.batched else 1
+
+    def _walkers(self, chain: int) -> range:
+        """Numbers of the walkers of a batch; walker w has start ``w // chains_per_start``."""
+        return range(chain * self._batch, min((chain + 1) * self._batch, self._n_walkers))
+
+    @property
+    def _frames_per_chunk(self) -> int:
+        steps = self.simulator.steps(self.spacing_ps) * min(self._batch, self._n_walkers)
+        return max(1, min(_FRAMES_PER_CHUNK, _STEPS_PER_CHUNK // steps))
+
+    @property
+    def _equilibration_steps(self) -> int:
+        return self.simulator.steps(self.equilibration_ps)
+
+    @property
+    def _n_equilibration(self) -> int:
+        """Chunks of equilibration."""
+        per_chunk = self._frames_per_chunk * self.simulator.steps(self.spacing_ps)
+        return -(-self._equilibration_steps // per_chunk) if self.simulator.batched else 1
 
     def fingerprint(self) -> dict[str, Any]:
-        settings = {
-            key: getattr(self, key)
-            for key in (
-                "temperature",
-                "length_ns",
-                "spacing_ps",
-                "equilibration_ps",
-                "starts_deg",
-                "seed",
-                "definition",
-            )
+        names = (
+            "length_ns",
+            "spacing_ps",
+            "equilibration_ps",
+            "chains_per_start",
+            "starts_deg",
+            "seed",
+            "definition",
+        )
+        return {
+            "task": "md",
+            **{name: getattr(self, name) for name in names},
+            "temperature": self.simulator.temperature,
+            "step_fs": self.simulator.step_fs,
+            "friction_per_ps": self.simulator.friction_per_ps,
+            "evaluator": self.simulator.describe(),
+            "versions": [bgdiff.__version__, torch.__version__, openmm.__version__],
         }
-        return {"task": "md", **settings, **asdict(self.dynamics), "openmm": openmm.__version__}
 
     def start(self, chain: int) -> Arrays:
-        seed = openmm_seed(self.seed, "md", chain, "start")
-        context = self.dynamics.context(self.molecule.system, self.temperature, seed)
-        context.setPositions(self.molecule.start(chain))
-        context.setVelocitiesToTemperature(self.temperature, seed)
-        _step(context, self.dynamics.steps(self.equilibration_ps), chain)
-        return read_state(context)
+        starts = {walker: walker // self.chains_per_start for walker in self._walkers(chain)}
+        structures = {start: self.simulator.molecule.start(start) for start in sorted(set(starts.values()))}
+        x = torch.from_numpy(np.stack([structures[start] for start in starts.values()]))
+        velocity = self.simulator.start_velocities(x, self.seed, "md", chain, "start")
+        return {"positions": x.numpy(), "velocities": velocity.numpy()}
 
     def advance(self, chain: int, chunk: int, state: Arrays) -> tuple[Arrays, Arrays]:
-        seed = openmm_seed(self.seed, "md", chain, chunk)
-        context = self.dynamics.context(self.molecule.system, self.temperature, seed)
-        context.setPositions(state["positions"])
-        context.setVelocities(state["velocities"])
-        steps = self.dynamics.steps(self.spacing_ps)
-        frames = min(_FRAMES_PER_CHUNK, self.n_frames - chunk * _FRAMES_PER_CHUNK)
-        record = np.empty((frames, *state["positions"].shape), dtype=np.float32)
+        simulator = self.simulator
+        walkers = Walkers.at(
+            simulator.target, torch.from_numpy(state["positions"]), torch.from_numpy(state["velocities"])
+        )
+        number = chunk - self._n_equilibration
+        if number < 0:
+            return self._equilibrate(chain, chunk, walkers), {}
+        frames = min(self._frames_per_chunk, self.n_frames - number * self._frames_per_chunk)
+        move = simulator.langevin(
+            simulator.steps(self.spacing_ps), openmm_seed(self.seed, "md", chain, number)
+        )
+        generator = generator_for(self.seed, "md", chain, number)
+        record = np.empty((frames, *walkers.x.shape), dtype=np.float32)
         for frame in range(frames):
-            record[frame] = _step(context, steps, chain)
-        return read_state(context), {"x": record}
+            record[frame] = self._advance(move, walkers, generator, chain).numpy()
+        return _state(walkers), {"x": record}
+
+    def _equilibrate(self, chain: int, chunk: int, walkers: Walkers) -> Arrays:
+        parts = self._n_equilibration
+        steps = self._equilibration_steps * (chunk + 1) // parts - self._equilibration_steps * chunk // parts
+        # OpenMM's seed is the one of the start, so that data sets made before this split are reproduced.
+        move = self.simulator.langevin(steps, openmm_seed(self.seed, "md", chain, "start"))
+        generator = generator_for(self.seed, "md", chain, "equilibration", chunk)
+        self._advance(move, walkers, generator, chain)
+        return _state(walkers)
+
+    def _advance(self, move: Any, walkers: Walkers, generator: torch.Generator, chain: int) -> Tensor:
+        """Move, and return the centred positions ``(B, N, 3)`` nm."""
+        reason = f"an atom is more than {_EXPLODED:g} nm from the centre"
+        try:
+            move(walkers, generator)
+            centred: Tensor = walkers.x - walkers.x.mean(1, keepdim=True)
+            if (centred.abs() < _EXPLODED).all():
+                return centred
+        except UnstableDynamicsError as error:
+            reason = str(error)
+        first = self._walkers(chain).start
+        raise DataError(f"chains from {first}: the simulation exploded ({reason}); reduce generate.step_fs")
 
 
-def _step(context: openmm.Context, steps: int, chain: int) -> NDArray[np.float64]:
-    """Integrate and return the centred positions ``(N, 3)`` nm."""
-    reason = f"an atom is more than {_EXPLODED:g} nm from the centre"
-    try:
-        context.getIntegrator().step(steps)
-        x = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-        centred: NDArray[np.float64] = x - x.mean(axis=0)
-        if (np.abs(centred) < _EXPLODED).all():
-            return centred
-    except openmm.OpenMMException as error:
-        reason = str(error)
-    raise DataError(f"chain {chain}: the simulation exploded ({reason}); reduce generate.step_fs")
-
-
-def read_state(context: openmm.Context) -> Arrays:
-    """Return positions (nm) and velocities (nm/ps) in full precision."""
-    state = context.getState(positions=True, velocities=True)
-    return {
-        "positions": np.array(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)),
-        "velocities": np.array(
-            state.getVelocities(asNumpy=True).value_in_unit(unit.nanometer / unit.picosecond)
-        ),
-    }
+def _state(walkers: Walkers) -> Arrays:
+    assert walkers.velocity is not None
+    return {"positions": walkers.x.numpy(), "velocities": walkers.velocity.numpy()}
