@@ -94,7 +94,8 @@ template <class T, int W>
 BGDIFF_INLINE Lanes<T, W> atan2_upper(Lanes<T, W> y, Lanes<T, W> x) {
     using L = Lanes<T, W>;
     const L a = abs(x);
-    const L high = 2.414213562373095 * a, low = 0.66 * a;
+    // The short polynomial of float holds up to tan(π/8) only: beyond it an angle would be off by 2e-4.
+    const L high = 2.414213562373095 * a, low = (sizeof(T) == 4 ? 0.4142135623730950 : 0.66) * a;
     const L top = L::if_less(high, y, -a, L::if_less(low, y, y - a, y));
     const L bottom = L::if_less(high, y, y, L::if_less(low, y, y + a, a));
     const L offset = L::if_less(high, y, kPi / 2, L::if_less(low, y, kPi / 4, 0.0));
