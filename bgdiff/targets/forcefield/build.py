@@ -40,6 +40,7 @@ _FLAGS = (
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
+    "-fvisibility=hidden",
     "-Wno-psabi",
 )
 _SECONDS = 600  # for one compilation, on a slow and busy machine

@@ -9,9 +9,9 @@ namespace bgdiff {
 // Squared lengths below these count as them. They are far below any that occurs; they keep coincident atoms and
 // exactly straight angles finite, whose force has no direction and comes out as 0.
 template <class T>
-constexpr double kTinySquared = sizeof(T) == 4 ? 1e-16 : 1e-60;  // nm²
+constexpr double kTinySquared = sizeof(T) == 4 ? 1e-16 : 1e-30;  // nm²
 template <class T>
-constexpr double kTinyCross = sizeof(T) == 4 ? 1e-24 : 1e-90;  // nm⁴, of cross products
+constexpr double kTinyCross = sizeof(T) == 4 ? 1e-24 : 1e-36;  // nm⁴, of cross products
 
 template <class T, int W>
 void add_bonds(const Parameters<T> &p, Workspace<T, W> &w) {

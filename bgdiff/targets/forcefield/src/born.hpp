@@ -2,7 +2,9 @@
 //
 // Three passes over the pairs: Born integrals (and the direct interaction, since r is at hand), the Born energy
 // with its derivatives by r and by the Born radii, and the force. Pass 1 stores the derivatives of the integrals,
-// which pass 3 needs once dU/dI is known: three numbers a pair, read and written in order.
+// which pass 3 needs once dU/dI is known: three numbers a pair, which exceed the second-level cache beyond about
+// 100 atoms. Each pass goes through the rows in the direction opposite to the one before, so that it begins with
+// what is still in the cache; computing the derivatives again would cost more than reading them.
 #pragma once
 
 #include "descreening.hpp"
@@ -14,12 +16,11 @@ template <bool Necks, class T, int W>
 void add_integrals(const Parameters<T> &p, Workspace<T, W> &w) {
     using L = Lanes<T, W>;
     for (int i = 0; i < p.n_atoms; ++i) w.integral[i] = 0.0;
-    int b = 0;
     for (int i = 0; i < p.n_atoms; ++i) {
         const Vec3<L> xi = w.position[i];
         const BornAtom<T> &atom_i = p.born_atoms[i];
         L integral_i = w.integral[i], energy = 0.0;
-        for (int j = i + 1; j < p.n_atoms; ++j, ++b) {
+        for (int j = i + 1, b = p.row_begin[i]; j < p.n_atoms; ++j, ++b) {
             const BornAtom<T> &atom_j = p.born_atoms[j];
             const Vec3<L> d = xi - w.position[j];
             const L r2 = limited(dot(d, d)), inverse = rsqrt(r2), inverse2 = inverse * inverse;
@@ -83,13 +84,12 @@ void add_self_energies(const Parameters<T> &p, Workspace<T, W> &w) {
 template <class T, int W>
 void add_pair_energies(const Parameters<T> &p, Workspace<T, W> &w) {
     using L = Lanes<T, W>;
-    int b = 0;
-    for (int i = 0; i < p.n_atoms; ++i) {
+    for (int i = p.n_atoms - 1; i >= 0; --i) {
         const Vec3<L> xi = w.position[i];
         const L radius_i = w.radius[i], quarter_inverse_i = 0.25 * w.inverse[i];
         const T charge_i = p.prefactor * p.born_atoms[i].charge;
         L chain_i = w.chain[i], energy = 0.0;
-        for (int j = i + 1; j < p.n_atoms; ++j, ++b) {
+        for (int j = i + 1, b = p.row_begin[i]; j < p.n_atoms; ++j, ++b) {
             const Vec3<L> d = xi - w.position[j];
             const L r2 = dot(d, d), radius_j = w.radius[j];
             const L exponent = r2 * (quarter_inverse_i * w.inverse[j]);
@@ -102,20 +102,20 @@ void add_pair_energies(const Parameters<T> &p, Workspace<T, W> &w) {
             chain_i += by_radii * radius_j;
             w.chain[j] += by_radii * radius_i;
         }
-        w.chain[i] = chain_i * w.integral[i];
+        w.chain[i] = chain_i;
         w.energy.add(energy);
     }
+    for (int i = 0; i < p.n_atoms; ++i) w.chain[i] *= w.integral[i];
 }
 
 template <class T, int W>
 void add_pair_forces(const Parameters<T> &p, Workspace<T, W> &w) {
     using L = Lanes<T, W>;
-    int b = 0;
     for (int i = 0; i < p.n_atoms; ++i) {
         const Vec3<L> xi = w.position[i];
         const L chain_i = w.chain[i];
         Vec3<L> fi = w.force[i];
-        for (int j = i + 1; j < p.n_atoms; ++j, ++b) {
+        for (int j = i + 1, b = p.row_begin[i]; j < p.n_atoms; ++j, ++b) {
             const PairState<L> &pair = w.pair[b];
             const L along = pair.direct - chain_i * pair.descreening_i - w.chain[j] * pair.descreening_j;
             const Vec3<L> force = along * (xi - w.position[j]);

@@ -1,7 +1,7 @@
-// Which variants of the kernel this processor (and its operating system) can run. Compiled for the oldest processor
-// of the family, so that it can always be asked.
+// Which variants of the kernel can run here; compiled for the oldest processor of the architecture.
 
-// 4, 3 or 2 for the features that variants v4, v3 and v2 are compiled with; 0 for none or another architecture.
+#include "interface.h"
+
 extern "C" int bgdiff_cpu_level(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();

@@ -12,42 +12,66 @@
 
 namespace bgdiff {
 
-// One conformation per lane. The last row is repeated where a tile has more lanes than there are rows. Returns 0 in
-// lanes whose coordinates are all finite, nan in the others.
+// Copy `count` rows to lanes and back, W columns at a time. The last row is repeated where a tile has more lanes than
+// there are rows.
+template <class T, int W>
+void rows_to_lanes(const T *rows, int count, int length, Lanes<T, W> *lanes) {
+    int k = 0;
+    for (; k + W <= length; k += W) {
+        Lanes<T, W> block[W];
+        for (int l = 0; l < W; ++l) block[l] = Lanes<T, W>::load(rows + std::size_t(std::min(l, count - 1)) * length + k);
+        transpose(block);
+        for (int c = 0; c < W; ++c) lanes[k + c] = block[c];
+    }
+    for (; k < length; ++k)
+        for (int l = 0; l < W; ++l) lanes[k].v[l] = rows[std::size_t(std::min(l, count - 1)) * length + k];
+}
+
+template <class T, int W>
+void lanes_to_rows(const Lanes<T, W> *lanes, int count, int length, T *rows) {
+    int k = 0;
+    for (; k + W <= length; k += W) {
+        Lanes<T, W> block[W];
+        for (int c = 0; c < W; ++c) block[c] = lanes[k + c];
+        transpose(block);
+        for (int l = 0; l < count; ++l) block[l].store(rows + std::size_t(l) * length + k);
+    }
+    for (; k < length; ++k)
+        for (int l = 0; l < count; ++l) rows[std::size_t(l) * length + k] = lanes[k].v[l];
+}
+
+// One conformation per lane. Returns 0 in lanes whose coordinates are all finite, nan in the others.
 //
-// float32: coordinates are taken relative to the middle atom before they are rounded, because forces only depend
-// on differences, and the rounding error of a difference grows with the distance from the origin.
+// float32: coordinates are taken relative to the middle atom before they are rounded, because forces depend on
+// differences only, and the rounding error of a difference grows with the distance from the origin.
 template <class Input, class T, int W>
 Lanes<T, W> read_tile(const Input *rows, int count, int n_atoms, Workspace<T, W> &w) {
     using L = Lanes<T, W>;
-    T *transposed = reinterpret_cast<T *>(static_cast<Vec3<L> *>(w.position));
-    const int length = 3 * n_atoms;
-    for (int l = 0; l < W; ++l) {
-        const Input *row = rows + std::size_t(std::min(l, count - 1)) * length;
-        Input origin[3] = {0, 0, 0};
-        if (sizeof(T) == 4) std::copy_n(row + 3 * (n_atoms / 2), 3, origin);
-        for (int a = 0; a < n_atoms; ++a)
-            for (int c = 0; c < 3; ++c) transposed[(3 * a + c) * W + l] = T(row[3 * a + c] - origin[c]);
+    constexpr bool centre = sizeof(T) == 4;
+    const int length = 3 * n_atoms, middle = n_atoms / 2;
+    L *lanes = reinterpret_cast<L *>(w.position);
+    if constexpr (std::is_same_v<Input, T>) {
+        rows_to_lanes(rows, count, length, lanes);
+        const Vec3<L> origin = w.position[middle];
+        if (centre)
+            for (int a = 0; a < n_atoms; ++a) w.position[a] -= origin;
+    } else {
+        for (int l = 0; l < W; ++l) {
+            const Input *row = rows + std::size_t(std::min(l, count - 1)) * length, *origin = row + 3 * middle;
+            for (int k = 0; k < length; ++k) lanes[k].v[l] = T(centre ? row[k] - origin[k % 3] : row[k]);
+        }
     }
     L invalid = 0.0;
-    for (int a = 0; a < n_atoms; ++a) {
-        const Vec3<L> x = w.position[a];
-        invalid += 0.0 * x.x + 0.0 * x.y + 0.0 * x.z;
-    }
+    for (int k = 0; k < length; ++k) invalid += 0.0 * lanes[k];
     return invalid;
 }
 
 template <class T, int W>
 void write_tile(T *rows, int count, int n_atoms, Lanes<T, W> scale, Workspace<T, W> &w) {
     using L = Lanes<T, W>;
-    for (int a = 0; a < n_atoms; ++a) {
-        const Vec3<L> f = w.force[a];
-        w.force[a] = scale * f;
-    }
-    const T *transposed = reinterpret_cast<const T *>(static_cast<Vec3<L> *>(w.force));
-    const int length = 3 * n_atoms;
-    for (int l = 0; l < count; ++l)
-        for (int k = 0; k < length; ++k) rows[std::size_t(l) * length + k] = transposed[k * W + l];
+    L *lanes = reinterpret_cast<L *>(w.force);
+    for (int k = 0; k < 3 * n_atoms; ++k) lanes[k] *= scale;
+    lanes_to_rows(lanes, count, 3 * n_atoms, rows);
 }
 
 template <class T, int W>

@@ -10,6 +10,8 @@
 #define BGDIFF_ABI 1
 #define BGDIFF_MAX_PERIODICITY 6
 
+#define BGDIFF_API __attribute__((visibility("default")))
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -42,14 +44,14 @@ typedef struct bgdiff_force_field bgdiff_force_field;
 enum { BGDIFF_OK = 0, BGDIFF_OUT_OF_MEMORY = 1, BGDIFF_FAILED = 2 };
 
 /* What the library was built from: BGDIFF_ABI and a digest of the sources. */
-int bgdiff_abi(void);
-const char *bgdiff_sources(void);
+BGDIFF_API int bgdiff_abi(void);
+BGDIFF_API const char *bgdiff_sources(void);
 /* Conformations computed on together. */
-int bgdiff_lanes(int single);
+BGDIFF_API int bgdiff_lanes(int single);
 
 /* NULL when memory is short. single: compute in float32, else in float64. */
-bgdiff_force_field *bgdiff_create(const bgdiff_tables *tables, int single);
-void bgdiff_destroy(bgdiff_force_field *force_field);
+BGDIFF_API bgdiff_force_field *bgdiff_create(const bgdiff_tables *tables, int single);
+BGDIFF_API void bgdiff_destroy(bgdiff_force_field *force_field);
 
 /* Energies and forces of n conformations.
  *
@@ -57,8 +59,12 @@ void bgdiff_destroy(bgdiff_force_field *force_field);
  * the precision of the force field; both are multiplied by scale, and force may be NULL. A row that holds a nan
  * or an infinity becomes nan. Rows do not influence each other: neither the other rows nor the number of threads
  * change a bit of a result. Any number of threads may call this on the same force field at the same time. */
-int bgdiff_evaluate(bgdiff_force_field *force_field, const void *positions, int positions_single, int64_t n,
-                    double scale, void *energy, void *force, int threads);
+BGDIFF_API int bgdiff_evaluate(bgdiff_force_field *force_field, const void *positions, int positions_single,
+                               int64_t n, double scale, void *energy, void *force, int threads);
+
+/* 4, 3 or 2 where this processor and its operating system have what variants v4, v3 and v2 are compiled for; else 0.
+ * It is the one function of a library of its own, which runs on every processor of the architecture. */
+BGDIFF_API int bgdiff_cpu_level(void);
 
 #ifdef __cplusplus
 }

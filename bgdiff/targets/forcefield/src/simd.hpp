@@ -7,7 +7,9 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -41,6 +43,10 @@ struct Lanes {
     // x - 0 is x for every x, -0 included, so compilers emit a plain broadcast.
     BGDIFF_INLINE Lanes(double value) : v(T(value) - Native{}) {}
     BGDIFF_INLINE Lanes(Native native) : v(native) {}
+
+    // Unaligned.
+    static BGDIFF_INLINE Lanes load(const T* p) { Lanes x; std::memcpy(&x.v, p, sizeof x.v); return x; }
+    BGDIFF_INLINE void store(T* p) const { std::memcpy(p, &v, sizeof v); }
 
     BGDIFF_INLINE Bits bits() const { return (Bits)v; }
     static BGDIFF_INLINE Lanes from_bits(Bits bits) { return Lanes((Native)bits); }
@@ -125,57 +131,106 @@ BGDIFF_INLINE Lanes<T, W> sqrt(Lanes<T, W> x) {
     return root;
 }
 
-// 1/sqrt(x) of positive x, within about one unit in the last place; nan at 0 (there 1/sqrt is no number anyway).
-//
-// A division and a square root together cost 15 to 50 cycles a register; a hardware estimate and a
-// polynomial in its error e = 1 - x y² (1/sqrt(1 - e) = 1 + e/2 + 3e²/8 + 5e³/16 + ...) cost 4 to 10.
+// Bits of the hardware's estimates of 1/sqrt(x) and 1/x; 0 where there are none. (Before AVX-512 float64 had to go
+// through float32, which is slower than a division on recent processors.)
+#if defined(__AVX512F__)
+template <class T>
+constexpr int kEstimateBits = 14;
+#elif defined(__SSE2__)
+template <class T>
+constexpr int kEstimateBits = sizeof(T) == 4 ? 12 : 0;
+#else
+template <class T>
+constexpr int kEstimateBits = 0;
+#endif
+
 template <class T, int W>
-BGDIFF_INLINE Lanes<T, W> rsqrt(Lanes<T, W> x) {
+BGDIFF_INLINE Lanes<T, W> estimate_rsqrt(Lanes<T, W> x) {
+    static_assert(W * sizeof(T) == kRegisterBytes);
     [[maybe_unused]] constexpr bool single = sizeof(T) == 4;
-    [[maybe_unused]] constexpr int bytes = W * int(sizeof(T));
-    using L = Lanes<T, W>;
-    using Native = typename L::Native;
-#if defined(__AVX512F__)  // 14 bits
-    if constexpr (bytes == 64 && single) {
-        L y = (Native)_mm512_rsqrt14_ps((__m512)x.v), e = 1.0 - x * y * y;
-        return y + y * (0.5 * e);
-    }
-    if constexpr (bytes == 64 && !single) {
-        L y = (Native)_mm512_rsqrt14_pd((__m512d)x.v), e = 1.0 - x * y * y;
-        return y + y * (e * (0.5 + e * (0.375 + e * 0.3125)));
-    }
-#endif
-#if defined(__AVX2__)  // 12 bits
-    if constexpr (bytes == 32 && single) {
-        L y = (Native)_mm256_rsqrt_ps((__m256)x.v), e = 1.0 - x * y * y;
-        return y + y * (e * (0.5 + e * 0.375));
-    }
-#endif
-#if defined(__SSE2__)
-    if constexpr (bytes == 16 && single) {
-        L y = (Native)_mm_rsqrt_ps((__m128)x.v), e = 1.0 - x * y * y;
-        return y + y * (e * (0.5 + e * 0.375));
-    }
+    using Native [[maybe_unused]] = typename Lanes<T, W>::Native;
+#if defined(__AVX512F__)
+    if constexpr (single) return (Native)_mm512_maskz_rsqrt14_ps(0xffff, (__m512)x.v);
+    if constexpr (!single) return (Native)_mm512_maskz_rsqrt14_pd(0xff, (__m512d)x.v);
+#elif defined(__AVX2__)
+    if constexpr (single) return (Native)_mm256_rsqrt_ps((__m256)x.v);
+#elif defined(__SSE2__)
+    if constexpr (single) return (Native)_mm_rsqrt_ps((__m128)x.v);
 #endif
     return 1.0 / sqrt(x);
 }
 
-// 1/x of a normal x, within about one unit in the last place.
+template <class T, int W>
+BGDIFF_INLINE Lanes<T, W> estimate_reciprocal(Lanes<T, W> x) {
+    static_assert(W * sizeof(T) == kRegisterBytes);
+    [[maybe_unused]] constexpr bool single = sizeof(T) == 4;
+    using Native [[maybe_unused]] = typename Lanes<T, W>::Native;
+#if defined(__AVX512F__)
+    if constexpr (single) return (Native)_mm512_maskz_rcp14_ps(0xffff, (__m512)x.v);
+    if constexpr (!single) return (Native)_mm512_maskz_rcp14_pd(0xff, (__m512d)x.v);
+#elif defined(__AVX2__)
+    if constexpr (single) return (Native)_mm256_rcp_ps((__m256)x.v);
+#elif defined(__SSE2__)
+    if constexpr (single) return (Native)_mm_rcp_ps((__m128)x.v);
+#endif
+    return 1.0 / x;
+}
+
+// 1/sqrt(x) of positive x, to about one unit in the last place; nan at 0 with estimates, infinity without.
+//
+// A division and a square root together cost 15 to 50 cycles a register. An estimate y and as many terms of the
+// series in its error e = 1 - x y² as the precision needs cost 4 to 10:
+// 1/sqrt(1 - e) = 1 + e/2 + 3 e²/8 + 5 e³/16 + ...
+template <class T, int W>
+BGDIFF_INLINE Lanes<T, W> rsqrt(Lanes<T, W> x) {
+    using L = Lanes<T, W>;
+    const L y = estimate_rsqrt(x);
+    if constexpr (kEstimateBits<T> == 0) return y;
+    const L e = 1.0 - x * y * y;
+    if constexpr (sizeof(T) == 8)
+        return y + y * (e * (0.5 + e * (0.375 + e * 0.3125)));
+    else if constexpr (kEstimateBits<T> == 14)
+        return y + y * (0.5 * e);
+    else
+        return y + y * (e * (0.5 + e * 0.375));
+}
+
+// 1/x to about one unit in the last place, likewise: 1/(1 - e) = 1 + e + e² + ..., e = 1 - x y.
 template <class T, int W>
 BGDIFF_INLINE Lanes<T, W> reciprocal(Lanes<T, W> x) {
     using L = Lanes<T, W>;
-#if defined(__AVX512F__)
-    using Native = typename L::Native;
-    if constexpr (W * sizeof(T) == 64 && sizeof(T) == 4) {
-        L y = (Native)_mm512_rcp14_ps((__m512)x.v), e = 1.0 - x * y;
-        return y + y * e;
-    }
-    if constexpr (W * sizeof(T) == 64 && sizeof(T) == 8) {
-        L y = (Native)_mm512_rcp14_pd((__m512d)x.v), e = 1.0 - x * y;
+    const L y = estimate_reciprocal(x);
+    if constexpr (kEstimateBits<T> == 0) return y;
+    const L e = 1.0 - x * y;
+    if constexpr (sizeof(T) == 8)
         return y + y * (e + e * (e + e * e));
-    }
+    else if constexpr (kEstimateBits<T> == 14)
+        return y + y * e;
+    else
+        return y + y * (e + e * e);
+}
+
+// W registers of W lanes as a matrix: rows become columns. Interleaving the first with the second half of the rows
+// is a rotation of the bits of (row, column); log2(W) of them exchange the two.
+template <class T, int W, int... K>
+BGDIFF_INLINE void interleave(Lanes<T, W> (&a)[W], std::integer_sequence<int, K...>) {
+    Lanes<T, W> b[W];
+    for (int r = 0; r < W / 2; ++r) {
+#if defined(__clang__) || __GNUC__ >= 12
+        b[2 * r] = __builtin_shufflevector(a[r].v, a[r + W / 2].v, (K % 2 * W + K / 2)...);
+        b[2 * r + 1] = __builtin_shufflevector(a[r].v, a[r + W / 2].v, (K % 2 * W + K / 2 + W / 2)...);
+#else
+        using Bits = typename Lanes<T, W>::Bits;
+        b[2 * r] = __builtin_shuffle(a[r].v, a[r + W / 2].v, Bits{(K % 2 * W + K / 2)...});
+        b[2 * r + 1] = __builtin_shuffle(a[r].v, a[r + W / 2].v, Bits{(K % 2 * W + K / 2 + W / 2)...});
 #endif
-    return L(1.0) / x;
+    }
+    for (int r = 0; r < W; ++r) a[r] = b[r];
+}
+
+template <class T, int W>
+BGDIFF_INLINE void transpose(Lanes<T, W> (&a)[W]) {
+    for (int stage = 1; stage < W; stage *= 2) interleave(a, std::make_integer_sequence<int, W>{});
 }
 
 // Points and vectors of W conformations.
