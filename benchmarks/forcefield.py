@@ -175,16 +175,22 @@ def tables(rows: list[Row]) -> Iterator[Table]:
                 ]
                 table.add_row(f"{dtype}, {threads} thread{'s' * (threads > 1)}", *cells)
         yield table
-    table = Table("molecule", "force", "dtype", "U / kJ/mol", "F / kJ/mol/nm", title="largest absolute error")
-    for row in rows:
-        if row["kind"] == "accuracy":
-            errors = (row["max error of U / kJ/mol"], row["max error of F / kJ/mol/nm"])
-            table.add_row(row["molecule"], row["force"], row["dtype"], *(f"{error:.1e}" for error in errors))
+    accuracy = [row for row in rows if row["kind"] == "accuracy"]
+    columns = [f"{quantity}, {dtype}" for dtype in _DTYPES for quantity in ("U", "F")]
+    table = Table("molecule", "force", *columns, title="largest absolute errors, kJ/mol and kJ/mol/nm")
+    for molecule, force in dict.fromkeys((row["molecule"], row["force"]) for row in accuracy):
+        of_force = [row for row in accuracy if (row["molecule"], row["force"]) == (molecule, force)]
+        errors = [
+            row[name]
+            for row in of_force
+            for name in ("max error of U / kJ/mol", "max error of F / kJ/mol/nm")
+        ]
+        table.add_row(molecule, force, *(f"{error:.0e}" for error in errors))
     yield table
 
 
 def _cell(row: Row) -> str:
-    return f"{row['conformations / s'] / 1000:.3g}  {row['ratio']:.3g} ×  {row['fraction of peak']:.0%}"
+    return f"{row['conformations / s'] / 1000:.0f}\n{row['ratio']:.3g} ×, {row['fraction of peak']:.0%}"
 
 
 if __name__ == "__main__":
