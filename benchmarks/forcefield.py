@@ -44,7 +44,7 @@ def measure(quick: bool, seed: int, folder: Path, console: Console) -> list[Row]
         batches = _BATCHES[:2] if quick else _BATCHES
         frames = 16 if quick else 200
         x = conformations(molecule, frames, max(*batches, frames), seed)
-        rows += speed_rows(molecule, x, batches, seconds=2.0 if quick else 60.0, folder=folder)
+        rows += speed_rows(molecule, x, batches, seconds=2.0 if quick else 30.0, folder=folder)
         noise = np.random.default_rng(seed + 1).normal(scale=_PERTURBATION, size=x[:_PERTURBED].shape)
         rows += accuracy_rows(molecule, x[:_PERTURBED] + noise)
     return rows
