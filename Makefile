@@ -1,6 +1,7 @@
 # `make help` lists the targets. Everything runs in .venv, which `make install` builds and keeps current.
 
 PYTHON ?= python3
+KERNEL := $(wildcard hatch_build.py bgdiff/targets/forcefield/build.py bgdiff/targets/forcefield/src/*)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -16,13 +17,13 @@ help: ## list the targets
 install: $(INSTALLED) ## make .venv with the versions in constraints.txt (skipped when up to date)
 
 # A complete environment is updated in place; an interrupted one has no stamp and is made anew.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt $(KERNEL)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "bgdiff needs Python 3.11 or newer, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
 	  echo "Name another one, for example: make $(or $(MAKECMDGOALS),install) PYTHON=python3.12" >&2; exit 1; }
 	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
-	@echo "installing bgdiff and its dependencies into $(VENV) (one to three minutes)"
+	@echo "installing bgdiff and its dependencies into $(VENV) (one to four minutes)"
 	@$(PIP) -e '.[dev]'
 	@touch $@
 
@@ -57,5 +58,5 @@ notebook: $(NOTEBOOKS) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks
 
 clean: ## remove .venv and every cache (runs/ is kept)
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist bgdiff/targets/forcefield/lib
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

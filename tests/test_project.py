@@ -26,7 +26,7 @@ MODULES = sorted(path for path in (ROOT / "bgdiff").rglob("*.py"))
 # PyPI name -> conda-forge name, where they differ.
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "build": "python-build"}
 # Only conda needs to be told about these.
-CONDA_ONLY = {"python", "pip", "git"}
+CONDA_ONLY = {"python", "pip", "git", "cxx-compiler"}
 
 
 def declared() -> dict[str, Requirement]:

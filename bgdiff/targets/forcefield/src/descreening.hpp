@@ -60,7 +60,8 @@ BGDIFF_INLINE void descreen_near(L r, L inverse_r, L inverse_r2, T o, T s, L low
     const L moving = L::if_less(o, abs(depth), L::if_less(depth, 0.0, -inverse_lower, inverse_lower), 0.0);
     slope = 0.5 * (inverse_upper * inverse_upper - moving * inverse_lower +
                    0.25 * (1.0 + inverse_r2 * (s * s)) * squares +
-                   0.5 * span * (moving * inverse_lower * inverse_lower - inverse_upper * inverse_upper * inverse_upper) +
+                   0.5 * span *
+                       (moving * inverse_lower * inverse_lower - inverse_upper * inverse_upper * inverse_upper) +
                    0.5 * (moving - inverse_upper) * inverse_r - 0.5 * log_term * inverse_r);
     if (engulf) {
         integral = L::if_less(o, -depth, integral + (1.0 / L(o) - inverse_lower), integral);

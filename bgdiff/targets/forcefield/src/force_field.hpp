@@ -19,7 +19,8 @@ void rows_to_lanes(const T *rows, int count, int length, Lanes<T, W> *lanes) {
     int k = 0;
     for (; k + W <= length; k += W) {
         Lanes<T, W> block[W];
-        for (int l = 0; l < W; ++l) block[l] = Lanes<T, W>::load(rows + std::size_t(std::min(l, count - 1)) * length + k);
+        for (int l = 0; l < W; ++l)
+            block[l] = Lanes<T, W>::load(rows + std::size_t(std::min(l, count - 1)) * length + k);
         transpose(block);
         for (int c = 0; c < W; ++c) lanes[k + c] = block[c];
     }
