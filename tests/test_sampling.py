@@ -52,6 +52,16 @@ class HalfSpring(Springs):
         return energy, force
 
 
+class Scaled:
+    """A target at another temperature."""
+
+    def __init__(self, target, tau):
+        self.target, self.tau = target, tau
+
+    def energy(self, x):
+        return self.target.energy(x) / self.tau
+
+
 def double_well_draws(target, n, generator):
     """Exact, independent draws by inverting the distribution function on a grid."""
     grid = torch.linspace(-4, 4, 40_001, dtype=torch.float64)
@@ -150,7 +160,7 @@ def test_langevin_takes_the_steps_of_openmm():
     assert torch.equal(walkers.force, force)
 
 
-@pytest.mark.parametrize("move", ["mala", "hmc", "jittered"])
+@pytest.mark.parametrize("move", ["mala", "hmc", "jittered", "persistent"])
 def test_metropolised_moves_are_reversible_at_any_step(move):
     """From exact draws, one move gives exact draws again, and (before, after) is as likely backwards."""
     target, generator = DoubleWell(1.0, -2.0, 0.6), seeded(5)
@@ -158,9 +168,11 @@ def test_metropolised_moves_are_reversible_at_any_step(move):
         "mala": mala(target, ONE, 0.9),
         "hmc": HamiltonianMonteCarlo(target, ONE, 0.55, 4),
         "jittered": HamiltonianMonteCarlo(target, ONE, 0.5, 3, jitter=0.4),
+        "persistent": HamiltonianMonteCarlo(target, ONE, 0.55, 3, persistence=0.7),
     }
     before = double_well_draws(target, 100_000, generator)
     walkers = Walkers.at(target, before)
+    walkers.draw_velocities(ONE, generator)
     acceptance = moves[move](walkers, generator)
     assert 0.3 < acceptance.mean() < 0.9
     x, y = before[:, 0, 0], walkers.x[:, 0, 0]
@@ -168,6 +180,40 @@ def test_metropolised_moves_are_reversible_at_any_step(move):
     powers = torch.stack([y - x, y**2 - x**2, y**3 - x**3, y**4 - x**4], 1)
     assert_mean(powers, 0.0)
     assert_mean(torch.stack([x * y**2 - y * x**2, x * y**3 - y * x**3, (x > 0) * y - (y > 0) * x], 1), 0.0)
+
+
+def test_persistent_velocities_stay_exact():
+    """Many moves with a poor step: rejections turn velocities round, and every moment stays."""
+    target, generator = DoubleWell(1.0, -1.0, 0.6), seeded(12)
+    tau = torch.tensor([1.0, 2.0]).repeat(20_000)
+    x = torch.cat([double_well_draws(target, 20_000, generator) for _ in range(2)])
+    x[1::2] = double_well_draws(Scaled(target, 2.0), 20_000, generator)
+    x[1::2, 0, 1] *= math.sqrt(2)
+    walkers = Walkers.at(target, x)
+    walkers.draw_velocities(ONE, generator, tau)
+    move = HamiltonianMonteCarlo(target, ONE, 0.7, 2, jitter=0.1, persistence=0.8)
+    before = [x[start::2, 0, 0].clone() for start in range(2)]
+    for _ in range(12):
+        acceptance = move(walkers, generator, tau)
+    assert 0.3 < acceptance.mean() < 0.9
+    for start in range(2):
+        after = walkers.x[start::2, 0, 0]
+        for power in (1, 2, 3, 4):
+            assert_mean(after**power - before[start] ** power, 0.0)
+        assert_mean(walkers.x[start::2, 0, 1] ** 2, float(tau[start]))
+        assert_mean(walkers.velocity[start::2].square(), float(tau[start]))
+    assert ((walkers.x - x).abs().sum((1, 2)) > 0).double().mean() > 0.9
+
+
+def test_persistence_makes_langevin_dynamics():
+    """With small steps the velocity's autocorrelation after n trajectories of length t is exp(-γ n t)."""
+    free = Springs(0.0, 0.0)
+    walkers = Walkers.at(free, torch.zeros(20_000, 2, 1, dtype=torch.float64))
+    walkers.draw_velocities(ONE, seeded(13))
+    before = walkers.velocity.clone()
+    move = HamiltonianMonteCarlo(free, ONE, 0.1, 5, persistence=math.exp(-0.3 * 0.5))
+    run(move, walkers, seeded(14), 4)
+    assert_mean(walkers.velocity * before, math.exp(-0.3 * 0.5 * 4))
 
 
 def test_masses_precondition():
@@ -238,6 +284,7 @@ def test_moves_are_functions_of_state_and_generator():
     for move in (
         LangevinMiddle(target, ONE, 0.1, 1.0, steps=10),
         HamiltonianMonteCarlo(target, ONE, 0.5, 3, jitter=0.2),
+        HamiltonianMonteCarlo(target, ONE, 0.5, 3, persistence=0.5),
     ):
         whole = Walkers.at(target, x)
         for chunk in range(4):
@@ -262,6 +309,8 @@ def test_settings_without_meaning():
     for settings in ((0.0, 1, 0.0), (0.1, 0, 0.0), (0.1, 1, 1.0)):
         with pytest.raises(ConfigError, match="HMC needs"):
             HamiltonianMonteCarlo(target, ONE, *settings)
+    with pytest.raises(ConfigError, match="persistence in"):
+        HamiltonianMonteCarlo(target, ONE, 0.1, 1, persistence=1.0)
 
 
 def test_z_scores_would_notice_a_wrong_temperature():

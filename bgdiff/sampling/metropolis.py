@@ -17,9 +17,13 @@ __all__ = ["HamiltonianMonteCarlo", "adapt_step", "mala"]
 class HamiltonianMonteCarlo:
     """Hamiltonian Monte Carlo (Duane et al., Phys. Lett. B 195, 216, 1987): exp(-u/τ) is exactly stationary.
 
-    Fresh Gaussian velocities, ``leapfrog_steps`` steps of velocity Verlet, then Metropolis' rule on the total
+    Gaussian velocities, ``leapfrog_steps`` steps of velocity Verlet, then Metropolis' rule on the total
     energy. The masses behind ``speed`` precondition: each coordinate moves in proportion to it. A trajectory
     that meets a non-finite energy is rejected.
+
+    With ``persistence`` a > 0 velocities are refreshed only partly, v ← a v + √(1 - a²) √(kT/m) ξ, and turned
+    round after a rejection (Horowitz, Phys. Lett. B 268, 247, 1991). With a = exp(-γ t), t the length of a
+    trajectory, walkers then move like Langevin dynamics of friction γ, but without its error of the step.
 
     Args:
         target: the density.
@@ -29,6 +33,7 @@ class HamiltonianMonteCarlo:
         leapfrog_steps: in one trajectory; 1 makes MALA.
         jitter: each trajectory's step is drawn uniformly from step · [1 - jitter, 1 + jitter], because a
             fixed length can be a whole number of periods of some vibration.
+        persistence: a in [0, 1).
     """
 
     target: Target
@@ -36,10 +41,13 @@ class HamiltonianMonteCarlo:
     step: float
     leapfrog_steps: int
     jitter: float = 0.0
+    persistence: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.step > 0 and self.leapfrog_steps >= 1 and 0 <= self.jitter < 1):
-            raise ConfigError("HMC needs a positive step, at least one leapfrog step, and jitter in [0, 1)")
+        if not (self.step > 0 and self.leapfrog_steps >= 1):
+            raise ConfigError("HMC needs a positive step and at least one leapfrog step")
+        if not (0 <= self.jitter < 1 and 0 <= self.persistence < 1):
+            raise ConfigError("HMC needs a jitter and a persistence in [0, 1)")
 
     def __call__(
         self, walkers: Walkers, generator: torch.Generator, temperature: Tensor | None = None
@@ -53,9 +61,13 @@ class HamiltonianMonteCarlo:
         if self.jitter:
             uniform = torch.rand(batch, 1, generator=generator, dtype=x.dtype, device=x.device)
             step *= 1 + self.jitter * (2 * uniform - 1)
-        # w = step · velocity, so that a leapfrog step is two fused operations.
         speed = self.speed.to(x).expand(shape[1:]).reshape(1, -1)
-        scale = step * speed * tau.sqrt().to(x)[:, None]
+        thermal = speed * tau.sqrt().to(x)[:, None]
+        if self.persistence and walkers.velocity is not None:  # noise: the velocity in units of its width
+            fresh = (1 - self.persistence**2) ** 0.5
+            noise = fresh * noise + self.persistence * (walkers.velocity.flatten(1) / thermal)
+        # w = step · velocity, so that a leapfrog step is two fused operations.
+        scale = step * thermal
         acceleration = (step * speed).square_()
         w = scale * noise
         w.addcmul_(walkers.force.reshape(x.shape), acceleration, value=0.5)
@@ -65,7 +77,8 @@ class HamiltonianMonteCarlo:
             energy, force = self.target.energy_and_force(proposed.view(shape))
             last = index + 1 == self.leapfrog_steps
             w.addcmul_(force.to(x.dtype).reshape(x.shape), acceleration, value=0.5 if last else 1.0)
-        kinetic_change = (w / scale).double().square_().sum(1) - noise.double().square_().sum(1)
+        final = w.div_(scale)
+        kinetic_change = final.double().square().sum(1) - noise.double().square().sum(1)
         log_ratio = (walkers.energy - energy).double() / tau - kinetic_change / 2
         uniform = torch.rand(batch, generator=generator, dtype=torch.float64, device=x.device)
         accept = (uniform.log() < log_ratio) & torch.isfinite(energy)
@@ -73,6 +86,8 @@ class HamiltonianMonteCarlo:
         walkers.x = torch.where(rows, proposed.view(shape), walkers.x)
         walkers.force = torch.where(rows, force.to(x.dtype), walkers.force)
         walkers.energy = torch.where(accept, energy, walkers.energy)
+        if self.persistence:
+            walkers.velocity = (torch.where(accept[:, None], final, -noise) * thermal).view(shape)
         return torch.where(torch.isfinite(energy), log_ratio.clamp(max=0).exp(), 0.0).nan_to_num(nan=0.0)
 
 
