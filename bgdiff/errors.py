@@ -4,6 +4,7 @@ __all__ = [
     "BgdiffError",
     "CheckpointError",
     "ConfigError",
+    "CorrectionError",
     "DataError",
     "RunDirectoryError",
     "StorageError",
@@ -30,6 +31,10 @@ class DataError(BgdiffError):
 
 class ConfigError(BgdiffError):
     """A setting is outside the range in which it means anything."""
+
+
+class CorrectionError(BgdiffError):
+    """A correction of the samples cannot go on; the message names the rung, what it means, what to try."""
 
 
 class CheckpointError(BgdiffError):
