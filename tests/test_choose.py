@@ -6,6 +6,9 @@ import pickle
 import openmm
 import pytest
 import torch
+from checks import seeded
+from molecules import switch_system
+from peptides import peptide, peptide_structure, peptide_system
 from torch import Tensor
 
 from bgdiff.errors import SystemDefinitionError, UnsupportedSystem
@@ -16,9 +19,6 @@ from bgdiff.targets.choose import describe_target, molecular_target
 from bgdiff.targets.double_well import DoubleWell
 from bgdiff.targets.forcefield import ForceFieldTarget
 from bgdiff.targets.openmm import OpenMMTarget
-from tests.checks import seeded
-from tests.molecules import switch_system
-from tests.peptides import peptide, peptide_structure, peptide_system
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from checks import seeded
 from torch import Tensor
 
 from bgdiff.errors import DataError
@@ -12,7 +13,6 @@ from bgdiff.targets.differentiable import (
     differentiable_energy,
     differentiable_energy_and_force,
 )
-from tests.checks import seeded
 
 
 def potential(x: Tensor) -> Tensor:

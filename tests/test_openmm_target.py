@@ -14,6 +14,7 @@ import numpy as np
 import openmm
 import pytest
 import torch
+from checks import seeded
 from torch import Tensor
 
 from bgdiff.errors import ConfigError, DataError, SystemDefinitionError, WorkerError
@@ -21,7 +22,6 @@ from bgdiff.targets.base import Target
 from bgdiff.targets.openmm import GAS_CONSTANT, OpenMMTarget
 from bgdiff.targets.openmm_rows import RowEvaluator
 from bgdiff.targets.pool import RowPool
-from tests.checks import seeded
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPERATURE = 300.0
@@ -295,7 +295,7 @@ SCRIPT = """
 import os, sys, time
 import torch
 from bgdiff.targets.openmm import OpenMMTarget
-from tests.test_openmm_target import chain, conformations, workers
+from test_openmm_target import chain, conformations, workers
 
 if __name__ == "__main__":
     with OpenMMTarget(chain(), 300.0, processes=2) as target:
@@ -315,7 +315,7 @@ def at_work(tmp_path):
     script.write_text(textwrap.dedent(SCRIPT))
     process = subprocess.Popen(
         [sys.executable, str(script)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
