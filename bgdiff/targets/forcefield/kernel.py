@@ -118,7 +118,7 @@ def _load_all(directory: Path = build.LIBRARIES) -> tuple[dict[str, KernelLibrar
     problems = []
     libraries = {}
     try:
-        level = ctypes.CDLL(str(cpu)).bgdiff_cpu_level()
+        level = _cpu_level(cpu)
         for variant in build.VARIANTS:
             path = directory / build.library_name(variant)
             if path.is_file() and level >= _MINIMUM_LEVEL[variant]:
@@ -131,6 +131,10 @@ def _load_all(directory: Path = build.LIBRARIES) -> tuple[dict[str, KernelLibrar
     if problems:
         logger.warning("compiled force-field kernel: %s", problems[0])
     return libraries, problems[0] if problems else f"no variant runs on this processor; {_REBUILD}"
+
+
+def _cpu_level(library: Path) -> int:
+    return int(ctypes.CDLL(str(library)).bgdiff_cpu_level())
 
 
 class _CTables(ctypes.Structure):

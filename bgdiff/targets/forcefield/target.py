@@ -49,7 +49,7 @@ class ForceFieldTarget:
     Raises:
         SystemDefinitionError: the temperature is no positive number.
         KernelUnavailable: ``engine`` is "kernel" and there is none; the message says why.
-        ValueError: dtype, threads or engine is none of the above.
+        ValueError: dtype, threads or engine is none of the above, or the tables have no atom.
     """
 
     def __init__(
@@ -69,6 +69,10 @@ class ForceFieldTarget:
             raise ValueError(f'engine: must be "kernel", "torch" or None, not {engine!r}')
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype: must be torch.float32 or torch.float64, not {dtype}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads: must be at least 1, not {threads}")
+        if tables.n_atoms < 1:
+            raise ValueError("a force field must have at least one atom")
         self.tables = tables
         self.temperature = float(temperature)
         self.dtype = dtype

@@ -65,8 +65,9 @@ struct TorsionAngle {
         const L inverse_m = rsqrt(max(dot(m, m), kTinyCross<T>)), inverse_n = rsqrt(max(dot(n, n), kTinyCross<T>));
         const L inverse = inverse_m * inverse_n, inverse_bb = inverse_b * inverse_b;
         axis = bb * inverse_b;
-        cosine = dot(m, n) * inverse;
-        sine = axis * dot(a, n) * inverse;
+        // Of nearly straight atoms the normals are rounding errors, and powers of a cosine above 1 would explode.
+        cosine = max(min(dot(m, n) * inverse, 1.0), -1.0);
+        sine = max(min(axis * dot(a, n) * inverse, 1.0), -1.0);
         inverse_mm = inverse_m * inverse_m;
         inverse_nn = inverse_n * inverse_n;
         overlap_i = dot(a, b) * inverse_bb;
