@@ -3,12 +3,11 @@
 
 #include <atomic>
 #include <memory>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "born.hpp"
 #include "cmap.hpp"
+#include "threads.hpp"
 
 namespace bgdiff {
 
@@ -117,23 +116,20 @@ public:
 
     void evaluate(const Request &request) override {
         const std::int64_t tiles = (request.rows + W - 1) / W;
-        const std::int64_t workers = std::max<std::int64_t>(1, std::min<std::int64_t>(request.threads, tiles));
-        // Workspaces first: after this nothing but starting a thread can fail.
-        std::vector<std::unique_ptr<Workspace<T, W>>> workspaces;
-        for (std::int64_t t = 0; t < workers; ++t) workspaces.push_back(borrow());
         std::atomic<std::int64_t> next{0};
         const auto work = [&](Workspace<T, W> &workspace) {
             for (std::int64_t tile; (tile = next.fetch_add(1)) < tiles;) evaluate(request, tile, workspace);
         };
-        std::vector<std::thread> threads;
-        threads.reserve(workers);
-        try {
-            for (std::int64_t t = 1; t < workers; ++t) threads.emplace_back(work, std::ref(*workspaces[t]));
-        } catch (const std::system_error &) {
-            // The system has no more threads to give: those that run share the tiles.
+        const int helpers = count_helpers(request.threads, tiles);
+        // Workspaces first: after this nothing can fail for want of memory.
+        std::vector<std::unique_ptr<Workspace<T, W>>> workspaces;
+        for (int t = 0; t <= helpers; ++t) workspaces.push_back(borrow());
+        if (helpers == 0) {
+            work(*workspaces[0]);
+        } else {
+            std::atomic<int> arrived{0};
+            Crew::of_process().run(helpers, [&] { work(*workspaces[arrived.fetch_add(1)]); });
         }
-        work(*workspaces[0]);
-        for (std::thread &thread : threads) thread.join();
         for (auto &workspace : workspaces) give_back(std::move(workspace));
     }
 
@@ -152,6 +148,13 @@ private:
         for (int l = 0; l < count; ++l) static_cast<T *>(request.energy)[first + l] = T(energy.v[l]);
         if (request.force)
             write_tile(static_cast<T *>(request.force) + offset, count, n, request.scale + invalid, w);
+    }
+
+    // No more threads than have something to do for longer than it takes to wake them up.
+    int count_helpers(int threads, std::int64_t tiles) const {
+        constexpr double wake_up = 2e4;  // ns
+        const double useful = double(tiles) * parameters_.nanoseconds() / wake_up;
+        return int(std::max(0.0, std::min({double(threads), double(tiles), 1 + useful}) - 1));
     }
 
     // Workspaces are kept for the next call. A slot is emptied and filled by one atomic exchange, so there is no

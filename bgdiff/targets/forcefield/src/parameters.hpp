@@ -84,6 +84,12 @@ struct Parameters {
 
     explicit Parameters(const bgdiff_tables &t);
 
+    // About how long a tile takes.
+    double nanoseconds() const {
+        const double bonded = 30.0 * double(angles.size() + torsions.size() + 4 * cmaps.size());
+        return bonded + (born ? 35.0 : 12.0) * double(pairs.size());
+    }
+
 private:
     void add_bonded(const bgdiff_tables &t);
     void add_pairs(const bgdiff_tables &t);
