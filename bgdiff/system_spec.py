@@ -154,13 +154,12 @@ class ReplicaExchangeSpec(_Model):
     length_ns: Positive
     """Simulated time of every replica after equilibration."""
     equilibration_ns: NonNegative = 0.0
-    swap_ps: Positive = 0.1
+    swap_ps: Positive = 0.05
     """Dynamics between exchanges: one HMC trajectory on the batched engine."""
     spacing_ps: Positive = 0.5
     """Time between the samples that are analysed."""
     step_fs: Positive = 1.0
-    friction_per_ps: Positive = 1.0
-    """Of OpenMM's Langevin dynamics."""
+    friction_per_ps: Positive = 2.0
 
 
 class DoubleWellParameters(_Model):

@@ -1,7 +1,9 @@
 """What moves a molecule: the batched engine, all walkers together, or OpenMM, one after the other."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,17 +14,21 @@ from numpy.typing import NDArray
 from openmm import unit
 from torch import Tensor
 
-from bgdiff.data.starts import start_structure
+from bgdiff.data.starts import far_side, start_structure
 from bgdiff.errors import SystemDefinitionError
 from bgdiff.random import derive_seed, generator_for
 from bgdiff.sampling import (
     HamiltonianMonteCarlo,
+    InTurn,
     LangevinMiddle,
     Move,
+    Rotor,
+    TorsionJump,
     UnstableDynamicsError,
     Walkers,
     thermal_speed,
 )
+from bgdiff.system_spec import ObservableSpec
 from bgdiff.systems import System
 from bgdiff.targets.base import Target
 from bgdiff.targets.choose import Engine, describe_target, molecular_target
@@ -45,6 +51,8 @@ class Molecule:
     bonds: tuple[tuple[int, int], ...]
     starts: tuple[dict[tuple[int, ...], float], ...]
     """Torsions (rad, by atom indices) of each start."""
+    rotors: tuple[Rotor, ...] = ()
+    """Bonds about which parallel tempering turns the molecule."""
 
     @cached_property
     def system(self) -> openmm.System:
@@ -66,8 +74,11 @@ class Molecule:
 class Simulator:
     """Makes the moves of a molecule at a temperature (K).
 
-    If ``target`` is OpenMM's evaluator, the moves are OpenMM's own integrators, in its double precision on
-    the Reference platform or mixed precision on the CPU platform, whichever evaluates faster.
+    Mixed precision, as in MD programs: a batched ``target`` evaluates in single precision, everything else is
+    double. HMC stays exact for the density of the rounded energies, which differ by 1e-4 kT for small
+    molecules: its trajectories are reversible whatever the force. If ``target`` is OpenMM's evaluator, the
+    moves are OpenMM's own integrators, in double precision on the Reference platform or in mixed precision
+    on the CPU platform, whichever evaluates faster.
     """
 
     molecule: Molecule
@@ -100,10 +111,20 @@ class Simulator:
         return LangevinMiddle(self.target, self.speed, self.step_fs / 1000, self.friction_per_ps, steps)
 
     def tempering_move(self, steps: int, seed: int) -> Move:
-        """The move of parallel tempering: exact HMC trajectories; with OpenMM, Langevin dynamics."""
-        if not self.batched:
-            return self.langevin(steps, seed)
-        return HamiltonianMonteCarlo(self.target, self.speed, self.step_fs / 1000, steps, _JITTER)
+        """The move of parallel tempering: HMC, exact however long the step; with OpenMM, Langevin dynamics.
+
+        HMC's velocities persist so that walkers cross barriers like Langevin dynamics of the same friction.
+        Then a torsion jump, if there are bonds to turn: it makes hot walkers change basin several times as
+        often, at the price of one energy.
+        """
+        if self.batched:
+            step = self.step_fs / 1000
+            persistence = math.exp(-self.friction_per_ps * step * steps)
+            move: Move = HamiltonianMonteCarlo(self.target, self.speed, step, steps, _JITTER, persistence)
+        else:
+            move = self.langevin(steps, seed)
+        rotors = self.molecule.rotors
+        return InTurn([move, TorsionJump(self.target, rotors)]) if rotors else move
 
     def start_velocities(self, x: Tensor, seed: int, *keys: int | str) -> Tensor:
         """Draw Maxwell-Boltzmann velocities for conformations ``(B, N, 3)``."""
@@ -201,22 +222,39 @@ def simulator_of(
     topology, observables = system.topology, system.spec.observables
     if topology is None:
         raise SystemDefinitionError(f"system {system.name} is not a molecule")
+    bonds = tuple((first.index, second.index) for first, second in topology.bonds)
     molecule = Molecule(
         system_xml=openmm.XmlSerializer.serialize(system.openmm_system),
         structure=system.structure,
-        bonds=tuple((first.index, second.index) for first, second in topology.bonds),
+        bonds=bonds,
         starts=tuple(
             {observables[name].particles: float(np.radians(angle)) for name, angle in start.items()}
             for start in starts
         ),
+        rotors=_rotors(bonds, topology.n_atoms, observables.values()),
     )
     target = system.target  # its making checks that topology, potential and observables fit each other
     if engine != "auto" or not isinstance(target, OpenMMTarget):  # else its reasons are told already
-        # One thread: batches run side by side in processes.
-        target = molecular_target(system.openmm_system, system.temperature, engine=engine, threads=1)
+        # One thread, because batches run side by side in processes.
+        target = molecular_target(
+            system.openmm_system, system.temperature, engine=engine, dtype=torch.float32, threads=1
+        )
     simulator = Simulator(molecule, target, system.temperature, step_fs, friction_per_ps)
     log.info("%s: simulated by %s", system.name, simulator.describe())
     return simulator
+
+
+def _rotors(
+    bonds: Sequence[tuple[int, int]], n_atoms: int, observables: Iterable[ObservableSpec]
+) -> tuple[Rotor, ...]:
+    """Bonds that the observed torsions turn about, rings excepted."""
+    rotors = {}
+    for spec in observables:
+        if spec.dihedral:
+            bond = spec.dihedral[1], spec.dihedral[2]
+            with suppress(SystemDefinitionError):
+                rotors[frozenset(bond)] = Rotor(bond, tuple(far_side(n_atoms, bonds, *bond)))
+    return tuple(rotors.values())
 
 
 def openmm_seed(seed: int, *keys: int | str) -> int:

@@ -12,7 +12,7 @@ from openmm import unit
 from bgdiff.data.observables import dihedral
 from bgdiff.errors import SystemDefinitionError
 
-__all__ = ["set_torsion", "start_structure"]
+__all__ = ["far_side", "set_torsion", "start_structure"]
 
 Array = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ def set_torsion(x: Array, bonds: Sequence[tuple[int, int]], atoms: Sequence[int]
         SystemDefinitionError: the middle two atoms are not bonded, or their bond is part of a ring.
     """
     _, b, c, _ = atoms
-    moving = _side(len(x), bonds, b, c)
+    moving = far_side(len(x), bonds, b, c)
     axis = (x[c] - x[b]) / np.linalg.norm(x[c] - x[b])
     turn = angle - float(dihedral(x[None], atoms)[0])
     arm = x[moving] - x[c]
@@ -65,8 +65,12 @@ def start_structure(
     return np.array(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer), dtype=np.float64)
 
 
-def _side(atoms: int, bonds: Sequence[tuple[int, int]], fixed: int, start: int) -> list[int]:
-    """Atoms reached from ``start`` without crossing the bond to ``fixed``."""
+def far_side(atoms: int, bonds: Sequence[tuple[int, int]], fixed: int, start: int) -> list[int]:
+    """Atoms reached from ``start`` without crossing the bond to ``fixed``, ``start`` among them.
+
+    Raises:
+        SystemDefinitionError: the two are not bonded, or their bond is part of a ring.
+    """
     neighbours: list[list[int]] = [[] for _ in range(atoms)]
     for first, second in bonds:
         neighbours[first].append(second)

@@ -79,7 +79,7 @@ class HamiltonianMonteCarlo:
             w.addcmul_(force.to(x.dtype).reshape(x.shape), acceleration, value=0.5 if last else 1.0)
         final = w.div_(scale)
         kinetic_change = final.double().square().sum(1) - noise.double().square().sum(1)
-        log_ratio = (walkers.energy - energy).double() / tau - kinetic_change / 2
+        log_ratio = (walkers.energy.double() - energy.double()) / tau - kinetic_change / 2
         uniform = torch.rand(batch, generator=generator, dtype=torch.float64, device=x.device)
         accept = (uniform.log() < log_ratio) & torch.isfinite(energy)
         rows = accept[:, None, None]
