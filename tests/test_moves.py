@@ -77,6 +77,7 @@ class Unadjusted:
 
     step: float = 1.0
     name: str = "unadjusted"
+    evaluations: int = 1
 
     def __call__(
         self, state: State, density: RungDensity, generator: torch.Generator
@@ -92,6 +93,7 @@ class OneWay:
     """Another: a jump that prefers one sense of rotation, corrected as if it did not."""
 
     name: str = "one way"
+    evaluations: int = 1
 
     def __call__(
         self, state: State, density: RungDensity, generator: torch.Generator

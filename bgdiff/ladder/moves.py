@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,11 +43,17 @@ class Move(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def evaluations(self) -> int:
+        """How often the density is evaluated per point."""
+        ...
+
     def __call__(self, state: State, density: Density, generator: torch.Generator) -> tuple[State, Tensor]:
         """New points, and the probability ``(B,)`` with which each proposal was to be accepted."""
         ...
 
 
+@runtime_checkable
 class AdaptiveMove(Move, Protocol):
     """A move with a step length."""
 
@@ -86,6 +92,10 @@ class Hamiltonian:
     @property
     def name(self) -> str:
         return "MALA" if self.leapfrog_steps == 1 else f"HMC with {self.leapfrog_steps} leapfrog steps"
+
+    @property
+    def evaluations(self) -> int:
+        return self.leapfrog_steps
 
     @property
     def best_acceptance(self) -> float:
@@ -135,6 +145,10 @@ class RandomWalk:
         return "random walk"
 
     @property
+    def evaluations(self) -> int:
+        return 1
+
+    @property
     def best_acceptance(self) -> float:
         return 0.234
 
@@ -171,6 +185,10 @@ class TorsionJump:
     @property
     def name(self) -> str:
         return "torsion jump"
+
+    @property
+    def evaluations(self) -> int:
+        return 1
 
     def __call__(self, state: State, density: Density, generator: torch.Generator) -> tuple[State, Tensor]:
         column = state.z[:, 0]
