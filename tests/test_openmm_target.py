@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import openmm
 import pytest
 import torch
 from checks import seeded
+from processes import is_running, sees_processes, wait_until
 from torch import Tensor
 
 from bgdiff.errors import ConfigError, DataError, SystemDefinitionError, WorkerError
@@ -26,10 +26,6 @@ from bgdiff.targets.pool import RowPool
 ROOT = Path(__file__).resolve().parent.parent
 TEMPERATURE = 300.0
 ATOMS = 6
-
-sees_processes = pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="looks at processes in /proc"
-)
 
 
 def chain(custom: bool = False) -> openmm.System:
@@ -230,22 +226,6 @@ def test_pickles_and_small_batches_start_no_workers(pooled):
     assert torch.equal(copy.energy(x), pooled.energy(x))
     assert copy.processes == 2
     assert workers(copy) == []
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition, seconds: float = 30.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return bool(condition())
 
 
 @sees_processes
