@@ -144,8 +144,8 @@ def _check_families(population: Population, since: int, density: BridgeDensity, 
     if steps == _MOST_STEPS or (n >= _ENOUGH_TO_JUDGE and families == 1):
         raise CorrectionError(
             f"{density.name}: {families} of {n} particles have descendants after {steps} steps, so "
-            "the target cannot be reached; it hardly overlaps with the model's lowest rung: train longer, or use "
-            "more particles in the pilot"
+            "the target cannot be reached; it hardly overlaps with the model's lowest rung: train longer, or "
+            "use more particles in the pilot"
         )
 
 
