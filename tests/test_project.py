@@ -154,9 +154,12 @@ class TestPackage:
         strangers = {name.split("/")[0] for name in names} - {"bgdiff"}
         assert strangers == {f"bgdiff-{bgdiff.__version__}.dist-info"}
 
-    def test_installed_wheel_finds_its_systems(self, wheel: Path, tmp_path: Path) -> None:
+    def test_installed_wheel_finds_its_systems_and_its_kernel(self, wheel: Path, tmp_path: Path) -> None:
         zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-        script = "import bgdiff; print(bgdiff.__file__); print(*bgdiff.list_systems())"
+        script = (
+            "import bgdiff; print(bgdiff.__file__); print(*bgdiff.list_systems())\n"
+            "from bgdiff.targets.forcefield import kernel_status; print(kernel_status())"
+        )
         variables = {key: value for key, value in os.environ.items() if key != "BGDIFF_SYSTEMS"}
         result = subprocess.run(
             [sys.executable, "-c", script],
@@ -166,9 +169,10 @@ class TestPackage:
             text=True,
             check=True,
         )
-        file, systems = result.stdout.splitlines()
+        file, systems, kernel = result.stdout.splitlines()
         assert Path(file).is_relative_to(tmp_path)
         assert systems.split() == sorted(p.parent.name for p in (ROOT / "systems").glob("*/system.yaml"))
+        assert kernel.startswith("torch" if wheel.name.endswith("-none-any.whl") else "kernel"), kernel
 
 
 class TestDocuments:
