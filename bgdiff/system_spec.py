@@ -156,8 +156,8 @@ class ReplicaExchangeSpec(_Model):
     equilibration_ns: NonNegative = 0.0
     swap_ps: Positive = 0.05
     """Dynamics between exchanges: one HMC trajectory on the batched engine."""
-    spacing_ps: Positive = 0.5
-    """Time between the samples that are analysed."""
+    spacing_ps: Positive = 0.1
+    """Time between the samples that are analysed; exchanges soon make the lowest rung's independent."""
     step_fs: Positive = 1.0
     friction_per_ps: Positive = 2.0
 
