@@ -17,7 +17,7 @@ from bgdiff.free_energy import (
     free_energy_difference,
     log_z,
 )
-from bgdiff.free_energy.importance import normalised_weights
+from bgdiff.free_energy.importance import family_log_weights, normalised_weights
 
 # Target: 0.8 N(-1.5, 1) + 0.2 N(1.5, 1), times exp(LOG_Z). Proposal: the same with 0.5 and 0.5, wider.
 LOG_Z = 3.7
@@ -178,3 +178,58 @@ def test_z_score_combines_both_errors() -> None:
     exact = Estimate(1.0, 0.0, "", 10.0)
     assert exact.z_score(1.0) == 0.0
     assert exact.z_score(2.0) == -math.inf
+
+
+class TestFamilies:
+    """Particles of common descent count as one draw."""
+
+    def test_families_of_one_change_nothing(self) -> None:
+        rng = np.random.default_rng(7)
+        log_weight, values = rng.normal(size=200), rng.normal(size=200)
+        family = rng.permutation(200)
+        left = values < 0
+        for plain, grouped in (
+            (log_z(log_weight), log_z(log_weight, family=family)),
+            (expectation(log_weight, values), expectation(log_weight, values, family=family)),
+            (
+                free_energy_difference(log_weight, left, ~left),
+                free_energy_difference(log_weight, left, ~left, family=family),
+            ),
+        ):
+            assert grouped.value == pytest.approx(plain.value, rel=1e-12)
+            assert grouped.std_error == pytest.approx(plain.std_error, rel=1e-9)
+            assert grouped.n_eff == pytest.approx(plain.n_eff, rel=1e-9)
+            assert grouped.method == plain.method + " over families"
+
+    def test_copies_do_not_make_estimates_sharper(self) -> None:
+        """Every draw copied four times, the weights shared out: values, errors and sizes of the originals."""
+        rng = np.random.default_rng(8)
+        log_weight, values = rng.normal(size=300), rng.normal(size=300)
+        copied, family = np.repeat(log_weight, 4), np.repeat(np.arange(300), 4)
+        four = np.repeat(values, 4)
+        left = values < 0
+        pairs = [
+            (expectation(log_weight, values), expectation(copied, four, family=family)),
+            (
+                free_energy_difference(log_weight, left, ~left),
+                free_energy_difference(copied, four < 0, four >= 0, family=family),
+            ),
+        ]
+        for original, grouped in pairs:
+            assert grouped.value == pytest.approx(original.value, rel=1e-10)
+            assert grouped.std_error == pytest.approx(original.std_error, rel=2e-3)
+            assert grouped.n_eff == pytest.approx(original.n_eff, rel=1e-9)
+        assert expectation(copied, four).std_error < 0.6 * pairs[0][0].std_error
+        assert log_z(copied, family=family).value == pytest.approx(log_z(log_weight).value)
+
+    def test_summed_weights(self) -> None:
+        summed = family_log_weights([0.0, 0.0, -np.inf], [2, 2, 0])
+        np.testing.assert_allclose(summed, [-np.inf, -np.inf, np.log(2)])
+        np.testing.assert_array_equal(family_log_weights([1.0, 2.0], None), [1.0, 2.0])
+
+    def test_wrong_families_are_refused(self) -> None:
+        for wrong in ([0, 1], [0, 1, 3], [-1, 0, 1], [0.0, 1.0, 2.0]):
+            with pytest.raises(DataError, match="family"):
+                log_z([0.0, 1.0, 2.0], family=wrong)
+        with pytest.raises(ConfigError, match="bootstrap"):
+            log_z([0.0, 1.0, 2.0], family=[0, 1, 1], bootstrap=10)

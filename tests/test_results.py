@@ -300,3 +300,36 @@ def test_numbers_in_words() -> None:
     assert [two_decimals(v) for v in (-0.001, 2.5, None)] == ["0.00", "2.50", "–"]
     assert two_decimals(2.5, sign=True) == "+2.50"
     assert count(20_000) == "20\u202f000"
+
+
+def test_copies_are_reported_as_what_they_are() -> None:
+    """Two thirds of the samples are copies: the headline, the errors and the verdict count families."""
+    system, rng = load_system("double_well"), np.random.default_rng(3)
+    n = 3000
+    family = np.repeat(np.arange(n // 3), 3)
+    x = rng.normal(size=n // 3)[family] * 1.5
+    observables = {"x": x, "y": rng.normal(size=n)}
+    facts = {
+        "preset": "best",
+        "seed": 0,
+        "bgdiff_version": "0",
+        "target_evaluations": n,
+        "timings": {},
+        "versions": {},
+    }
+    alone = summarise(system, np.zeros(n), observables, observables, **facts)
+    found = summarise(
+        system, np.zeros(n), observables, observables, method="smc", family=family,
+        n_resamplings=1, n_populations=1, **facts,
+    )  # fmt: skip
+    assert (alone.method, alone.effective_fraction, alone.surviving_ancestors) == ("is", 1.0, None)
+    assert (found.method, found.ess_kish, found.surviving_ancestors) == ("smc", 1.0, 1000)
+    assert found.effective_fraction == pytest.approx(1 / 3)
+    assert found.independent_fraction == pytest.approx(1 / 3)
+    assert "worth 1 000 independent ones" in " ".join(verdict(found)[1]).replace("\u202f", " ").replace(
+        ",", " "
+    )
+    ours, plain = found.free_energy_differences[0], alone.free_energy_differences[0]
+    assert ours.value == plain.value
+    assert ours.std_error == pytest.approx(3**0.5 * plain.std_error, rel=0.01)
+    assert found.log_z.method.endswith("over families")

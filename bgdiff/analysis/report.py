@@ -110,9 +110,9 @@ def _cards(results: Results) -> Iterator[dict[str, str]]:
         }
     yield {
         "name": "effective sample size (Kish)",
-        "number": fraction(results.ess_kish),
+        "number": fraction(results.independent_fraction),
         "unit": f"of {count(results.n_samples)}",
-        "note": f"worth {count(results.ess_kish * results.n_samples)} independent samples",
+        "note": f"worth {count(results.independent_fraction * results.n_samples)} independent samples",
     }
     yield {
         "name": "log Z",

@@ -151,6 +151,17 @@ class Results(_Model):
     n_held_out: Count
     """Held-out frames behind the forward effective sample sizes."""
 
+    method: Literal["is", "smc"] = "is"
+    """How the samples were corrected: importance sampling of walks, or sequential Monte Carlo."""
+    effective_fraction: Fraction | None = None
+    """(ΣW)²/(N ΣW²) of the weights summed over samples of common descent; what N samples are worth."""
+    n_resamplings: Count = 0
+    """Resamplings in all populations."""
+    n_populations: Count = 0
+    """Populations that were resampled by themselves; 0 without resampling."""
+    surviving_ancestors: Count | None = None
+    """First-generation ancestors of the final samples."""
+
     ess_kish: Fraction
     """(Σw)²/(N Σw²), unmodified."""
     ess_forward: Fraction | None
@@ -183,6 +194,12 @@ class Results(_Model):
     """Versions of Python and of the packages that determine the numbers."""
     warnings: list[str]
     """What the reader should know, in words."""
+
+    @property
+    def independent_fraction(self) -> float:
+        """What the samples are worth, as a fraction of N: copies of one ancestor count as one draw."""
+        known = self.effective_fraction
+        return self.ess_kish if known is None else min(self.ess_kish, known)
 
 
 def z_score(

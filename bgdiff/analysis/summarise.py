@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,10 +15,15 @@ from bgdiff.analysis.results import (
     Results,
     z_score,
 )
-from bgdiff.analysis.weights import ess_forward, normalised_weights, weight_diagnostics
+from bgdiff.analysis.weights import ess_forward, ess_kish, normalised_weights, weight_diagnostics
 from bgdiff.errors import DataError
 from bgdiff.free_energy.estimate import EmptyBasinError
-from bgdiff.free_energy.importance import expectation, free_energy_difference, log_z
+from bgdiff.free_energy.importance import (
+    expectation,
+    family_log_weights,
+    free_energy_difference,
+    log_z,
+)
 
 if TYPE_CHECKING:
     from bgdiff.system_spec import DifferenceSpec
@@ -46,6 +51,10 @@ def summarise(
     versions: Mapping[str, str],
     held_out: Observables | None = None,
     held_out_log_weight: ArrayLike | None = None,
+    method: Literal["is", "smc"] = "is",
+    family: ArrayLike | None = None,
+    n_resamplings: int = 0,
+    n_populations: int = 0,
     warnings: Sequence[str] = (),
 ) -> Results:
     """Estimate everything the system asks for.
@@ -57,6 +66,9 @@ def summarise(
         data: observables of the whole data set.
         held_out: observables of the held-out frames, each (m,).
         held_out_log_weight: (m,) log weights of the held-out frames.
+        method: how the samples were corrected.
+        family: (n,) numbers of the samples' first-generation ancestors, if samples were ever copied.
+        n_resamplings, n_populations: of sequential Monte Carlo.
         warnings: what earlier stages have to say; notes about the estimates are appended.
 
     Raises:
@@ -65,7 +77,8 @@ def summarise(
     """
     weights = np.asarray(log_weight, dtype=np.float64)
     _check_lengths("proposal", proposal, weights.size)
-    diagnostics = weight_diagnostics(weights, held_out_log_weight)
+    # copies of one particle are one draw, so the shape of the weights is judged by family
+    diagnostics = weight_diagnostics(family_log_weights(weights, family), held_out_log_weight)
     notes = list(warnings)
     in_proposal, in_data = _masks(system, proposal), _masks(system, data)
     reference = system.reference
@@ -84,22 +97,29 @@ def summarise(
         preset=preset,
         seed=seed,
         n_samples=diagnostics.n_samples,
-        n_nonfinite=diagnostics.n_nonfinite,
+        n_nonfinite=int(np.count_nonzero(~np.isfinite(weights))),
         n_data=_length(data),
         n_held_out=0 if held_out_log_weight is None else int(np.size(held_out_log_weight)),
-        ess_kish=diagnostics.ess_kish,
+        method=method,
+        effective_fraction=diagnostics.ess_kish,
+        n_resamplings=n_resamplings,
+        n_populations=n_populations,
+        surviving_ancestors=None if family is None else int(np.unique(family).size),
+        ess_kish=ess_kish(weights),
         ess_forward=diagnostics.ess_forward,
         ess_forward_rebalanced=rebalanced,
         ess_clipped_1e4=diagnostics.ess_clipped_1e4,
         ess_trimmed_0p2pct=diagnostics.ess_trimmed_0p2pct,
         max_weight_share=diagnostics.max_weight_share,
         pareto_k=diagnostics.pareto_k,
-        log_z=_log_z(weights, reference.get("log_z")),
+        log_z=_log_z(weights, family, reference.get("log_z")),
         free_energy_differences=[
-            _difference(spec, weights, in_proposal, in_data, _named(reference, spec.name), notes)
+            _difference(spec, weights, family, in_proposal, in_data, _named(reference, spec.name), notes)
             for spec in system.differences
         ],
-        basins=[_basin(system, name, weights, in_proposal[name], in_data[name]) for name in in_proposal],
+        basins=[
+            _basin(system, name, weights, family, in_proposal[name], in_data[name]) for name in in_proposal
+        ],
         observables=[_observable(system, name) for name in system.spec.observables],
         target_evaluations=target_evaluations,
         timings=dict(timings),
@@ -144,8 +164,10 @@ def _masks(system: "System", observables: Observables) -> dict[str, NDArray[np.b
     return {name: system.basin(name, observables) for name in system.spec.basins}
 
 
-def _log_z(log_weight: NDArray[np.float64], reference: Mapping[str, Any] | None) -> LogZ:
-    estimate = log_z(log_weight)
+def _log_z(
+    log_weight: NDArray[np.float64], family: ArrayLike | None, reference: Mapping[str, Any] | None
+) -> LogZ:
+    estimate = log_z(log_weight, family=family)
     value, error = _reference(reference)
     return LogZ(
         value=estimate.value,
@@ -162,6 +184,7 @@ def _log_z(log_weight: NDArray[np.float64], reference: Mapping[str, Any] | None)
 def _difference(
     spec: "DifferenceSpec",
     log_weight: NDArray[np.float64],
+    family: ArrayLike | None,
     in_proposal: Masks,
     in_data: Masks,
     reference: Mapping[str, Any] | None,
@@ -179,7 +202,7 @@ def _difference(
     value, error = _reference(reference)
     try:
         estimate = free_energy_difference(
-            log_weight, in_proposal[spec.initial], in_proposal[spec.final], names=names
+            log_weight, in_proposal[spec.initial], in_proposal[spec.final], names=names, family=family
         )
     except EmptyBasinError as problem:
         logger.warning("free-energy difference %s: %s", spec.name, problem)
@@ -210,11 +233,12 @@ def _basin(
     system: "System",
     name: str,
     log_weight: NDArray[np.float64],
+    family: ArrayLike | None,
     in_proposal: NDArray[np.bool_],
     in_data: NDArray[np.bool_],
 ) -> BasinPopulation:
     spec = system.spec.basins[name]
-    population = expectation(log_weight, in_proposal)
+    population = expectation(log_weight, in_proposal, family=family)
     return BasinPopulation(
         name=name,
         observable=spec.observable,

@@ -46,6 +46,13 @@ def summary_table(results: Results) -> Table:
     table.add_section()
     table.add_row("samples", count(results.n_samples), _nonfinite(results))
     table.add_row("effective sample size (Kish)", fraction(results.ess_kish), "1 is perfect")
+    if results.surviving_ancestors is not None:
+        table.add_row(
+            "effective families",
+            fraction(results.effective_fraction),
+            f"{count(results.surviving_ancestors)} ancestors, {count(results.n_resamplings)} resamplings of "
+            f"{count(results.n_populations)} populations",
+        )
     if results.ess_forward is not None:
         held_out = f"on {count(results.n_held_out)} held-out frames"
         table.add_row("forward, as the data are", fraction(results.ess_forward), held_out)

@@ -65,9 +65,10 @@ def pareto_k_limit(n_samples: int) -> float:
 
 
 def _sample_size(results: Results) -> Finding:
-    effective = results.ess_kish * results.n_samples
+    best = results.independent_fraction
+    effective = best * results.n_samples
     size = (
-        f"Effective sample size {fraction(results.ess_kish)} of {count(results.n_samples)} samples, worth "
+        f"Effective sample size {fraction(best)} of {count(results.n_samples)} samples, worth "
         f"{count(effective)} independent ones"
     )
     if effective < _TOO_FEW:
@@ -89,7 +90,7 @@ def _tail(results: Results) -> Finding:
     k = results.pareto_k
     if k is None:
         return Finding(
-            Level.RELIABLE if results.ess_kish > 0.99 else Level.CAUTION,
+            Level.RELIABLE if results.independent_fraction > 0.99 else Level.CAUTION,
             "Pareto k cannot be estimated: fewer than five weights stand out from the rest.",
         )
     size = f"Pareto k {k:.2f}".replace("-", "\u2212")

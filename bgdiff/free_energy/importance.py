@@ -9,11 +9,15 @@ of -inf, or one that is not finite, is a sample of weight zero; it still counts 
     F_B - F_A   = -log (Σ_B w_i / Σ_A w_i)
 
 Standard errors come from the delta method (first order in 1/N); with ``bootstrap > 0`` they are the standard
-deviation over that many resamplings of the N draws instead. Both assume independent draws. All sums are
-taken relative to the largest weight, so log weights of any size are safe.
+deviation over that many resamplings of the N draws instead. Both assume independent draws. Particles of
+sequential Monte Carlo are not independent, but families of common descent are: given ``family``, the number
+0 … N-1 of each particle's ancestor among the N draws that its population began with, contributions are summed
+by family before any variance is taken (Chan & Lai 2013; Lee & Whiteley 2018). All sums are taken relative to
+the largest weight, so log weights of any size are safe.
 
 References: Zwanzig, J. Chem. Phys. 22, 1420 (1954); A. B. Owen, Monte Carlo theory, methods and
-examples, chapter 9 (2013); Efron & Tibshirani, An Introduction to the Bootstrap (1993).
+examples, chapter 9 (2013); Efron & Tibshirani, An Introduction to the Bootstrap (1993); Chan & Lai, Ann.
+Statist. 41, 2877 (2013); Lee & Whiteley, Biometrika 105, 609 (2018).
 """
 
 from collections.abc import Callable
@@ -25,7 +29,14 @@ from bgdiff.errors import ConfigError, DataError
 from bgdiff.free_energy.estimate import EmptyBasinError, Estimate, ZeroWeightsError
 from bgdiff.random import derive_seed
 
-__all__ = ["expectation", "free_energy_difference", "log_z", "normalised_weights", "scaled_weights"]
+__all__ = [
+    "expectation",
+    "family_log_weights",
+    "free_energy_difference",
+    "log_z",
+    "normalised_weights",
+    "scaled_weights",
+]
 
 Array = NDArray[np.float64]
 
@@ -66,12 +77,30 @@ def normalised_weights(log_weight: ArrayLike) -> Array:
     return share
 
 
-def log_z(log_weight: ArrayLike, *, bootstrap: int = 0, seed: int = 0) -> Estimate:
+def family_log_weights(log_weight: ArrayLike, family: ArrayLike | None) -> Array:
+    """Log of the weights summed by family (n,), -inf for families without weight; unchanged without families.
+
+    Raises:
+        DataError: ``family`` does not number the families of ``log_weight`` within 0 … n-1.
+        ZeroWeightsError: no log weight is finite.
+    """
+    if family is None:
+        return np.asarray(log_weight, dtype=np.float64)
+    weight, scale = scaled_weights(log_weight)
+    with np.errstate(divide="ignore"):
+        return np.log(_by_family(weight, family)) + scale
+
+
+def log_z(
+    log_weight: ArrayLike, *, family: ArrayLike | None = None, bootstrap: int = 0, seed: int = 0
+) -> Estimate:
     """Estimate log Z of the target (free-energy perturbation from the normalised proposal; F = -log Z).
 
-    Its delta-method error is the coefficient of variation of the weights over √N.
+    Its delta-method error is the coefficient of variation of the weights, by family, over √N.
     """
     weight, scale = scaled_weights(log_weight)
+    weight = _by_family(weight, family)
+    _check_bootstrap(bootstrap, family)
     n = weight.size
     mean = weight.mean()
     value = scale + float(np.log(mean))
@@ -79,16 +108,24 @@ def log_z(log_weight: ArrayLike, *, bootstrap: int = 0, seed: int = 0) -> Estima
         error = _bootstrap_error(lambda rows: np.log(weight[rows].mean()), n, bootstrap, seed)
     else:
         error = float(weight.std(ddof=1) / (mean * np.sqrt(n))) if n > 1 else float("inf")
-    return Estimate(value, error, _method("log-mean weight", bootstrap), _kish(weight))
+    return Estimate(value, error, _method("log-mean weight", bootstrap, family), _kish(weight))
 
 
-def expectation(log_weight: ArrayLike, values: ArrayLike, *, bootstrap: int = 0, seed: int = 0) -> Estimate:
+def expectation(
+    log_weight: ArrayLike,
+    values: ArrayLike,
+    *,
+    family: ArrayLike | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> Estimate:
     """Estimate the target's average of an observable from its ``values`` (n,) at the samples.
 
     Raises:
         DataError: lengths differ, or a sample of non-zero weight has a value that is not finite.
     """
     weight, _ = scaled_weights(log_weight)
+    _check_bootstrap(bootstrap, family)
     observed = np.asarray(values, dtype=np.float64)
     if observed.shape != weight.shape:
         raise DataError(f"values: shape {observed.shape} does not match log_weight {weight.shape}")
@@ -110,8 +147,9 @@ def expectation(log_weight: ArrayLike, values: ArrayLike, *, bootstrap: int = 0,
 
         error = _bootstrap_error(statistic, n, bootstrap, seed)
     else:
-        error = _delta_error(weight * (observed - value) / total)
-    return Estimate(value, error, _method("weighted mean", bootstrap), _kish(weight))
+        error = _delta_error(_by_family(weight * (observed - value) / total, family))
+    n_eff = _kish(_by_family(weight, family))
+    return Estimate(value, error, _method("weighted mean", bootstrap, family), n_eff)
 
 
 def free_energy_difference(
@@ -120,6 +158,7 @@ def free_energy_difference(
     final: ArrayLike,
     *,
     names: tuple[str, str] = ("initial", "final"),
+    family: ArrayLike | None = None,
     bootstrap: int = 0,
     seed: int = 0,
 ) -> Estimate:
@@ -130,11 +169,13 @@ def free_energy_difference(
         initial: (n,) booleans, which samples lie in the initial basin.
         final: (n,) booleans, likewise for the final basin. Basins may overlap or leave gaps.
         names: what the basins are called, for the error message.
+        family: (n,) numbers of the families that are independent; by default every sample is.
 
     Raises:
         EmptyBasinError: a basin has no sample of non-zero weight; it is named.
     """
     weight, _ = scaled_weights(log_weight)
+    _check_bootstrap(bootstrap, family)
     masks = [_mask(basin, weight.size, name) for basin, name in zip((initial, final), names, strict=True)]
     in_a, in_b = (weight * mask for mask in masks)
     for part, mask, name in zip((in_a, in_b), masks, names, strict=True):
@@ -153,17 +194,38 @@ def free_energy_difference(
 
         error = _bootstrap_error(statistic, weight.size, bootstrap, seed)
     else:
-        error = _delta_error(in_a / sum_a - in_b / sum_b)
+        error = _delta_error(_by_family(in_a / sum_a - in_b / sum_b, family))
     return Estimate(
         float(np.log(sum_a / sum_b)),
         error,
-        _method("ratio of basin weights", bootstrap),
-        min(_kish(in_a), _kish(in_b)),
+        _method("ratio of basin weights", bootstrap, family),
+        min(_kish(_by_family(in_a, family)), _kish(_by_family(in_b, family))),
     )
 
 
 def _kish(weight: Array) -> float:
     return float(weight.sum() ** 2 / (weight @ weight))
+
+
+def _by_family(contribution: Array, family: ArrayLike | None) -> Array:
+    """Contributions summed by family, still (n,): families without particles contribute nothing."""
+    if family is None:
+        return contribution
+    number = np.asarray(family)
+    n = contribution.size
+    if (
+        number.shape != (n,)
+        or number.dtype.kind not in "iu"
+        or (n and not 0 <= number.min() <= number.max() < n)
+    ):
+        raise DataError(f"family: expected whole numbers in 0 … {n - 1} of shape ({n},)")
+    summed: Array = np.bincount(number, weights=contribution, minlength=n).astype(np.float64)
+    return summed
+
+
+def _check_bootstrap(bootstrap: int, family: ArrayLike | None) -> None:
+    if bootstrap and family is not None:
+        raise ConfigError("bootstrap: resamples independent draws; families have delta-method errors only")
 
 
 def _delta_error(influence: Array) -> float:
@@ -193,7 +255,7 @@ def _mask(basin: ArrayLike, n: int, name: str) -> NDArray[np.bool_]:
     return mask
 
 
-def _method(name: str, bootstrap: int) -> str:
-    return (
-        f"{name}, bootstrap error ({bootstrap} resamplings)" if bootstrap else f"{name}, delta-method error"
-    )
+def _method(name: str, bootstrap: int, family: ArrayLike | None = None) -> str:
+    if bootstrap:
+        return f"{name}, bootstrap error ({bootstrap} resamplings)"
+    return f"{name}, delta-method error" + ("" if family is None else " over families")
