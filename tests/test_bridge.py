@@ -94,6 +94,15 @@ def test_the_planned_bridge_overlaps_as_asked_and_its_moves_are_tuned() -> None:
     assert not steps[-1].resampled
 
 
+def test_moves_are_tuned_at_given_places() -> None:
+    density, plan = target_density(), Plan(lopsided())
+    low, _ = descend(plan, 300, seeded(20))
+    bridge = plan_bridge(plan.density(1), density, low, moves, seeded(21), places=(0.2, 0.6, 1.0))
+    assert bridge.places == (0.2, 0.6, 1.0)
+    for record in crossing(bridge, 1000, seeded(22)).records[-3:]:
+        assert 0.4 < record.acceptance[0] < 0.75
+
+
 def test_target_evaluations_are_counted() -> None:
     hmc = MoveRecipe("hmc", leapfrog_steps=3).at_rung(lopsided(), 1)
     assert hmc is not None

@@ -99,6 +99,7 @@ def plan_bridge(
     generator: torch.Generator,
     *,
     overlap: float = 0.9,
+    places: Sequence[float] = (),
     rounds: int = 20,
 ) -> Bridge:
     """Choose the places of a bridge and the steps of its moves with a pilot population.
@@ -110,6 +111,7 @@ def plan_bridge(
         low: a pilot population at rung 1.
         moves: makes the moves of one place, with steps to start the adaptation from.
         overlap: conditional effective fraction of each step, in (0, 1).
+        places: if given, tune the moves at these places instead of choosing them.
         rounds: of adaptation, per move and place.
 
     Raises:
@@ -119,15 +121,15 @@ def plan_bridge(
         raise ConfigError(f"the overlap of two steps of a bridge must lie between 0 and 1, not {overlap}")
     state: State = BridgeDensity(rung, target, 0.0).join(low.state, target.evaluate(low.state.z))
     population = Population(state, low.log_weight, low.genealogy, low.records)
-    places: list[float] = []
+    found: list[float] = []
     chosen: list[tuple[Move, ...]] = []
     always, since = Resampler(1.0), len(low.genealogy)
-    while not places or places[-1] < 1:
-        b = places[-1] if places else 0.0
-        places.append(_next_place(population, b, overlap))
-        density = BridgeDensity(rung, target, places[-1])
+    while not found or found[-1] < 1:
+        b = found[-1] if found else 0.0
+        found.append(places[len(found)] if places else _next_place(population, b, overlap))
+        density = BridgeDensity(rung, target, found[-1])
         population = settle(_step(population, density, b), density, (), always, generator)
-        _check_families(population, since, density, len(places))
+        _check_families(population, since, density, len(found))
         tuned = []
         for move in moves():
             if isinstance(move, AdaptiveMove):
@@ -135,7 +137,7 @@ def plan_bridge(
                 population = replace(population, state=state)
             tuned.append(move)
         chosen.append(tuple(tuned))
-    return Bridge(tuple(places), tuple(chosen))
+    return Bridge(tuple(found), tuple(chosen))
 
 
 def _check_families(population: Population, since: int, density: BridgeDensity, steps: int) -> None:

@@ -27,9 +27,12 @@ from bgdiff.ladder.paths import Ladder
 from bgdiff.ladder.smc import Plan, Resampler, descend, enter, settle, step_down
 from bgdiff.progress import Progress, silent
 
-__all__ = ["MoveRecipe", "respaced", "tuned_plan"]
+__all__ = ["MoveRecipe", "Steps", "moves_with_steps", "respaced", "tuned_plan", "tuned_steps"]
 
 _FIRST_ROUNDS = 40
+
+Steps = dict[int, float]
+"""Step of a move at some rungs; between them it is interpolated on log scales."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,78 @@ def respaced(
     return Ladder(ladder.model, sigma, moments), measured
 
 
+def tuned_steps(
+    ladder: Ladder,
+    recipes: Sequence[MoveRecipe],
+    n: int,
+    generator: torch.Generator,
+    *,
+    resampler: Resampler = Resampler(),  # noqa: B008  (frozen)
+    knots: int = 16,
+    rounds: int = 12,
+    progress: Progress = silent,
+) -> list[Steps]:
+    """Adapt the steps of moves with a pilot population, at some rungs along the ladder.
+
+    Args:
+        recipes: the moves of one rung, in order.
+        n: particles of the pilot.
+        resampler: for the rungs between those where moves are tuned; at those it always resamples.
+        knots: how many rungs.
+        rounds: of adaptation at each of them.
+
+    Returns:
+        For each recipe the steps found; empty for moves without a step.
+
+    Raises:
+        CorrectionError: a move is never accepted at some rung, or the pilot's weights collapse.
+    """
+    top = ladder.n_rungs
+    knot_rungs = {round(k) for k in torch.linspace(1, top - 1, min(knots, top - 1)).tolist()}
+    plan, always = Plan(ladder, resampler=resampler), Resampler(1.0)
+    steps: list[Steps] = [{} for _ in recipes]
+    population = enter(plan, n, generator)
+    for k in range(top - 1, 0, -1):
+        weighed, density = step_down(plan, population, k, generator), plan.density(k)
+        population = settle(weighed, density, (), always if k in knot_rungs else resampler, generator)
+        if k in knot_rungs:
+            for recipe, found in zip(recipes, steps, strict=True):
+                move = recipe.at_rung(ladder, k)
+                if not isinstance(move, AdaptiveMove):
+                    continue
+                if found:
+                    move = move.with_step(found[min(found)])
+                tuned, state = adapt_step(
+                    move, population.state, density, generator, rounds if found else _FIRST_ROUNDS
+                )
+                population = replace(population, state=state)
+                found[k] = tuned.step
+        progress(top - k, top - 1)
+    return steps
+
+
+def moves_with_steps(
+    ladder: Ladder, recipes: Sequence[MoveRecipe], steps: Sequence[Steps], every: int = 1
+) -> tuple[tuple[Move, ...], ...]:
+    """The moves of a :class:`~bgdiff.ladder.smc.Plan`, from rung 0 (none) up.
+
+    Args:
+        steps: what :func:`tuned_steps` returned. Relative to the width of its rung, a step varies slowly.
+        every: make moves at every so many rungs, counted from rung 1.
+    """
+    moves: list[tuple[Move, ...]] = [()]
+    for k in range(1, ladder.n_rungs):
+        chosen: list[Move] = []
+        if (k - 1) % every == 0:
+            for recipe, found in zip(recipes, steps, strict=True):
+                move = recipe.at_rung(ladder, k)
+                if isinstance(move, AdaptiveMove):
+                    move = move.with_step(_between(found, k))
+                chosen += [] if move is None else [move] * recipe.repeats
+        moves.append(tuple(chosen))
+    return tuple(moves)
+
+
 def tuned_plan(
     ladder: Ladder,
     recipes: Sequence[MoveRecipe],
@@ -112,60 +187,14 @@ def tuned_plan(
     rounds: int = 12,
     progress: Progress = silent,
 ) -> Plan:
-    """A plan with moves whose steps a pilot population has adapted, then frozen.
-
-    Steps are adapted at ``knots`` rungs along the ladder and interpolated between them on log scales:
-    relative to the width of its rung, a step varies slowly.
-
-    Args:
-        recipes: the moves of one rung, in order.
-        n: particles of the pilot.
-        every: make moves at every so many rungs, counted from rung 1.
-        rounds: of adaptation at each knot.
-
-    Raises:
-        CorrectionError: a move is never accepted at some rung, or the pilot's weights collapse.
-    """
-    top = ladder.n_rungs
-    knot_rungs = sorted(
-        {round(k) for k in torch.linspace(1, top - 1, min(knots, top - 1)).tolist()}, reverse=True
+    """:func:`tuned_steps` and :func:`moves_with_steps` in one."""
+    steps = tuned_steps(
+        ladder, recipes, n, generator, resampler=resampler, knots=knots, rounds=rounds, progress=progress
     )
-    plan, always = Plan(ladder, resampler=resampler), Resampler(1.0)
-    steps: list[dict[int, float]] = [{} for _ in recipes]
-    population = enter(plan, n, generator)
-    for k in range(top - 1, 0, -1):
-        weighed = step_down(plan, population, k, generator)
-        density = plan.density(k)
-        resample = always if k in knot_rungs else resampler
-        population = settle(weighed, density, (), resample, generator)
-        if k in knot_rungs:
-            for recipe, found in zip(recipes, steps, strict=True):
-                move = recipe.at_rung(ladder, k)
-                if not isinstance(move, AdaptiveMove):
-                    continue
-                times = rounds if found else _FIRST_ROUNDS
-                if found:
-                    move = move.with_step(found[min(found)])
-                tuned, state = adapt_step(move, population.state, density, generator, times)
-                population = replace(population, state=state)
-                found[k] = tuned.step
-        progress(top - k, top - 1)
-    moves: list[tuple[Move, ...]] = [()]
-    for k in range(1, top):
-        chosen: list[Move] = []
-        if (k - 1) % every == 0:
-            for recipe, found in zip(recipes, steps, strict=True):
-                move = recipe.at_rung(ladder, k)
-                if move is None:
-                    continue
-                if isinstance(move, AdaptiveMove):
-                    move = move.with_step(_between(found, k))
-                chosen += [move] * recipe.repeats
-        moves.append(tuple(chosen))
-    return Plan(ladder, tuple(moves), resampler)
+    return Plan(ladder, moves_with_steps(ladder, recipes, steps, every), resampler)
 
 
-def _between(steps: dict[int, float], k: int) -> float:
+def _between(steps: Steps, k: int) -> float:
     """The step at rung k, log-linear between the rungs where it is known."""
     known = sorted(steps)
     above = next((i for i, rung in enumerate(known) if rung >= k), len(known) - 1)
