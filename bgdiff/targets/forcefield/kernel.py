@@ -316,7 +316,9 @@ class KernelEvaluator:
             raise ValueError(f"the compiled kernel needs conformations on the CPU, not on {x.device}")
         if x.dtype not in (torch.float32, torch.float64):
             x = x.to(self.dtype)
-        return x.detach().contiguous()
+        if x.requires_grad:
+            x = x.detach()
+        return x.contiguous()
 
     def _evaluate(self, x: Tensor, energy: Tensor, force: Tensor | None, scale: float) -> None:
         rows = math.prod(energy.shape)

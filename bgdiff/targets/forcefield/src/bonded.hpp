@@ -37,11 +37,13 @@ void add_angles(const Parameters<T> &p, Workspace<T, W> &w) {
         const Vec3<L> u = w.position[term.i] - w.position[term.j], v = w.position[term.k] - w.position[term.j];
         const Vec3<L> normal = cross(u, v);
         const L uu = max(dot(u, u), kTinySquared<T>), vv = max(dot(v, v), kTinySquared<T>);
-        const L nn = max(dot(normal, normal), kTinyCross<T>), inverse = rsqrt(nn);
-        const L bend = atan2_upper(nn * inverse, dot(u, v)) - term.angle, torque = term.force_constant * bend;
+        const L nn = max(dot(normal, normal), kTinyCross<T>), inverse = rsqrt(nn), uv = dot(u, v);
+        const L bend = atan2_upper(nn * inverse, uv) - term.angle, torque = term.force_constant * bend;
         energy += 0.5 * torque * bend;
-        const Vec3<L> on_i = (-torque * inverse * reciprocal(uu)) * cross(u, normal);
-        const Vec3<L> on_k = (torque * inverse * reciprocal(vv)) * cross(v, normal);
+        // Along u × (u × v) = u (u·v) - v (u·u), and likewise for k.
+        const L pull = torque * inverse;
+        const Vec3<L> on_i = pull * (v - (uv * reciprocal(uu)) * u);
+        const Vec3<L> on_k = pull * (u - (uv * reciprocal(vv)) * v);
         w.force[term.i] += on_i;
         w.force[term.k] += on_k;
         w.force[term.j] -= on_i + on_k;

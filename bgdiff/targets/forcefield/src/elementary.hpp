@@ -99,7 +99,7 @@ BGDIFF_INLINE Lanes<T, W> atan2_upper(Lanes<T, W> y, Lanes<T, W> x) {
     const L top = L::if_less(high, y, -a, L::if_less(low, y, y - a, y));
     const L bottom = L::if_less(high, y, y, L::if_less(low, y, y + a, a));
     const L offset = L::if_less(high, y, kPi / 2, L::if_less(low, y, kPi / 4, 0.0));
-    const L z = top / bottom, w = z * z;
+    const L z = top * reciprocal(bottom), w = z * z;
     L angle;
     if constexpr (sizeof(T) == 4) {
         angle = w * z * polynomial(w, -3.33329491539e-1, 1.99777106478e-1, -1.38776856032e-1, 8.05374449538e-2) + z;

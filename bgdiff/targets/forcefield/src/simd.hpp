@@ -63,8 +63,9 @@ struct Lanes {
     // The comparison is part of the selection: compilers then use mask registers where there are any.
     // A comparison with nan is false.
     static BGDIFF_INLINE Lanes if_less(Lanes a, Lanes b, Lanes yes, Lanes no) { return a.v < b.v ? yes.v : no.v; }
-    friend BGDIFF_INLINE Lanes max(Lanes a, Lanes b) { return a.v > b.v ? a.v : b.v; }
-    friend BGDIFF_INLINE Lanes min(Lanes a, Lanes b) { return a.v < b.v ? a.v : b.v; }
+    // b where either is nan
+    friend BGDIFF_INLINE Lanes max(Lanes a, Lanes b) { return larger(a, b); }
+    friend BGDIFF_INLINE Lanes min(Lanes a, Lanes b) { return smaller(a, b); }
     friend BGDIFF_INLINE Lanes abs(Lanes a) {
         constexpr Integer magnitude = sizeof(T) == 4 ? Integer(0x7fffffff) : Integer(0x7fffffffffffffff);
         return from_bits(a.bits() & magnitude);
@@ -72,6 +73,10 @@ struct Lanes {
 
     // Bit l is set where a < b in lane l.
     static BGDIFF_INLINE unsigned less_bits(Lanes a, Lanes b);
+
+private:
+    static BGDIFF_INLINE Lanes larger(Lanes a, Lanes b);
+    static BGDIFF_INLINE Lanes smaller(Lanes a, Lanes b);
 };
 
 template <class T, int W>
@@ -87,8 +92,8 @@ BGDIFF_INLINE Lanes<To, W> convert(Lanes<From, W> x) {
 
 template <class T, int W>
 BGDIFF_INLINE unsigned Lanes<T, W>::less_bits(Lanes a, Lanes b) {
-    constexpr bool single = sizeof(T) == 4;
-    constexpr int bytes = W * int(sizeof(T));
+    [[maybe_unused]] constexpr bool single = sizeof(T) == 4;
+    [[maybe_unused]] constexpr int bytes = W * int(sizeof(T));
 #if defined(__AVX512F__)
     if constexpr (bytes == 64 && single) return _mm512_cmp_ps_mask((__m512)a.v, (__m512)b.v, _CMP_LT_OQ);
     if constexpr (bytes == 64 && !single) return _mm512_cmp_pd_mask((__m512d)a.v, (__m512d)b.v, _CMP_LT_OQ);
@@ -110,10 +115,32 @@ BGDIFF_INLINE unsigned Lanes<T, W>::less_bits(Lanes a, Lanes b) {
 }
 
 template <class T, int W>
+BGDIFF_INLINE Lanes<T, W> Lanes<T, W>::larger(Lanes a, Lanes b) {
+#if defined(__AVX512F__)  // compilers make a comparison and a selection of the general form
+    if constexpr (W * sizeof(T) == 64 && sizeof(T) == 4)
+        return (Native)_mm512_maskz_max_ps(0xffff, (__m512)a.v, (__m512)b.v);
+    if constexpr (W * sizeof(T) == 64 && sizeof(T) == 8)
+        return (Native)_mm512_maskz_max_pd(0xff, (__m512d)a.v, (__m512d)b.v);
+#endif
+    return a.v > b.v ? a.v : b.v;
+}
+
+template <class T, int W>
+BGDIFF_INLINE Lanes<T, W> Lanes<T, W>::smaller(Lanes a, Lanes b) {
+#if defined(__AVX512F__)
+    if constexpr (W * sizeof(T) == 64 && sizeof(T) == 4)
+        return (Native)_mm512_maskz_min_ps(0xffff, (__m512)a.v, (__m512)b.v);
+    if constexpr (W * sizeof(T) == 64 && sizeof(T) == 8)
+        return (Native)_mm512_maskz_min_pd(0xff, (__m512d)a.v, (__m512d)b.v);
+#endif
+    return a.v < b.v ? a.v : b.v;
+}
+
+template <class T, int W>
 BGDIFF_INLINE Lanes<T, W> sqrt(Lanes<T, W> x) {
-    constexpr bool single = sizeof(T) == 4;
-    constexpr int bytes = W * int(sizeof(T));
-    using Native = typename Lanes<T, W>::Native;
+    [[maybe_unused]] constexpr bool single = sizeof(T) == 4;
+    [[maybe_unused]] constexpr int bytes = W * int(sizeof(T));
+    using Native [[maybe_unused]] = typename Lanes<T, W>::Native;
 #if defined(__AVX512F__)
     if constexpr (bytes == 64 && single) return (Native)_mm512_sqrt_ps((__m512)x.v);
     if constexpr (bytes == 64 && !single) return (Native)_mm512_sqrt_pd((__m512d)x.v);
