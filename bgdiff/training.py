@@ -17,7 +17,7 @@ from bgdiff.coordinates import Coordinates, LatentTarget
 from bgdiff.errors import CheckpointError, DataError
 from bgdiff.io import load_tensors, save_tensors
 from bgdiff.ladder.kernels import Prior
-from bgdiff.ladder.levels import noise_levels, overlap_windows
+from bgdiff.ladder.levels import noise_levels, overlap_windows, rung_spacing
 from bgdiff.models import EnergyNetwork, NetworkShape
 from bgdiff.objectives.score import curvature
 from bgdiff.objectives.total import draw_batch, ladder_loss
@@ -121,6 +121,7 @@ class Trainer:
         self.windows = overlap_windows(
             self.sigma, self.width, self.settings.reach, self.settings.n_levels - 1
         )
+        self.spacing = rung_spacing(self.sigma, self.width)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, "initialise"))
             shape = NetworkShape(**config.network.model_dump())
@@ -155,7 +156,7 @@ class Trainer:
         generator = generator_for(self.config.seed, "train", self.step_count, device=self.device)
         batch = draw_batch(
             self.data.z, self.data.score, self.data.log_density, self.sigma, self.periodic,
-            self.windows, settings.batch_size // settings.n_levels, settings.n_levels, generator,
+            self.windows, self.spacing, settings.batch_size // settings.n_levels, settings.n_levels, generator,
             lowest=0 if settings.with_target else 1,
         )  # fmt: skip
         rate = self._learning_rate()
@@ -265,7 +266,7 @@ class Trainer:
         held = self.held_out
         generator = generator_for(self.config.seed, "evaluate", device=self.device)
         batch = draw_batch(
-            held.z, held.score, held.log_density, self.sigma, self.periodic, self.windows,
+            held.z, held.score, held.log_density, self.sigma, self.periodic, self.windows, self.spacing,
             _EVALUATION_POINTS // self.settings.n_levels, self.settings.n_levels, generator,
         )  # fmt: skip
         terms = ladder_loss(
@@ -334,7 +335,7 @@ class Trainer:
         """What a checkpoint must share with a trainer to be taken up by it."""
         config = self.config.model_dump(mode="json")
         return {
-            "format": 2,
+            "format": 3,
             "seed": self.config.seed,
             **{section: config[section] for section in ("network", "training")},
             "ladder": {k: config["ladder"][k] for k in ("sigma_min", "sigma_max", "n_training_rungs")},

@@ -11,7 +11,7 @@ import torch
 from checks import assert_mean, level, mixture, seeded
 from torch import Tensor
 
-from bgdiff.ladder.levels import noise_levels, overlap_windows
+from bgdiff.ladder.levels import noise_levels, overlap_windows, rung_spacing
 from bgdiff.models import log_density_and_score
 from bgdiff.objectives.diffclf import (
     LOSSES,
@@ -202,10 +202,12 @@ def log_target(z: Tensor) -> Tensor:
 
 def target_batch(seed: int, groups: int, n: int, *, lowest: int) -> Batch:
     z = mixture().sample(6000, seeded(seed))
-    windows = overlap_windows(LADDER, torch.full((2,), 0.4), 1.5, n - 1)
+    width = torch.full((2,), 0.4)
+    windows, spacing = overlap_windows(LADDER, width, 1.5, n - 1), rung_spacing(LADDER, width)
     return draw_batch(
-        z, None, log_target(z), LADDER, Shifted.periodic, windows, groups, n, seeded(seed + 1), lowest=lowest
-    )
+        z, None, log_target(z), LADDER, Shifted.periodic, windows, spacing, groups, n, seeded(seed + 1),
+        lowest=lowest,
+    )  # fmt: skip
 
 
 def own_density(batch: Batch) -> Tensor:
@@ -287,13 +289,15 @@ def test_logits_of_impossible_points() -> None:
         assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("even", [True, False])
 @pytest.mark.parametrize("lowest", [0, 1])
 @pytest.mark.parametrize("n_levels", [2, 4, 12])
-def test_choice_of_rungs(n_levels: int, lowest: int) -> None:
+def test_choice_of_rungs(n_levels: int, lowest: int, even: bool) -> None:
     """Distinct, in the window of the group's first rung, every rung and neighbour at some time."""
-    sigma = noise_levels(12, 0.05, 6.0)
-    windows = overlap_windows(sigma, torch.ones(3), 1.0, n_levels - 1)
-    rungs = choose_rungs(windows, 8000, n_levels, lowest, seeded(4))
+    sigma, width = noise_levels(12, 0.05, 6.0), torch.ones(3)
+    windows = overlap_windows(sigma, width, 1.0, n_levels - 1)
+    spacing = torch.ones(13) if even else rung_spacing(sigma, width)
+    rungs = choose_rungs(windows, spacing, 8000, n_levels, lowest, seeded(4))
     assert rungs.shape == (8000, n_levels)
     assert rungs.dtype == torch.int64
     assert ((rungs >= lowest) & (rungs <= 12)).all()
@@ -301,16 +305,19 @@ def test_choice_of_rungs(n_levels: int, lowest: int) -> None:
     assert (ordered.diff(dim=-1) > 0).all()
     first, last = windows[rungs[:, 0]].unbind(-1)
     assert ((rungs >= first[:, None]) & (rungs <= last[:, None])).all()
-    # the first rung is uniform, its partners are uniform in its window
+    # the first rung is uniform
     count = torch.bincount(rungs[:, 0], minlength=13)[lowest:].double()
     expected = 8000 / len(count)
     assert ((count - expected).abs() < 4.5 * math.sqrt(expected)).all()
+    # its first partner is drawn in proportion to the spacing, and all partners alike if that is even
     k = 6
-    partners = torch.bincount(rungs[rungs[:, 0] == k][:, 1:].flatten(), minlength=13)
     inside = [j for j in range(13) if j != k and max(int(windows[k, 0]), lowest) <= j <= int(windows[k, 1])]
-    assert int(partners[inside].sum()) == int(partners.sum())
+    partners = rungs[rungs[:, 0] == k][:, 1:] if even else rungs[rungs[:, 0] == k][:, 1:2]
+    seen = torch.bincount(partners.flatten(), minlength=13)
+    assert int(seen[inside].sum()) == int(seen.sum())
     groups = int(count[k - lowest])
-    share = (n_levels - 1) / len(inside)
-    spread = math.sqrt(groups * share * (1 - share)) + 1e-9
-    assert ((partners[inside] - groups * share).abs() <= 4.5 * spread).all()
-    assert torch.equal(rungs, choose_rungs(windows, 8000, n_levels, lowest, seeded(4)))
+    share = spacing[inside].double() / spacing[inside].double().sum()
+    share = (share * partners.shape[1]).clamp_max(1)
+    spread = (groups * share * (1 - share)).sqrt() + 1e-9
+    assert ((seen[inside] - groups * share).abs() <= 4.5 * spread).all()
+    assert torch.equal(rungs, choose_rungs(windows, spacing, 8000, n_levels, lowest, seeded(4)))

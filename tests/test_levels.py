@@ -14,6 +14,7 @@ from bgdiff.ladder.levels import (
     interpolate_moments,
     noise_levels,
     overlap_windows,
+    rung_spacing,
     statistical_length,
 )
 from bgdiff.ladder.paths import Ladder, measure_moments
@@ -100,6 +101,14 @@ def test_windows(reach: float, at_least: int) -> None:
         assert len(noisy) >= at_least
         if len([j for j in within if 1 <= j < k]) >= at_least <= len([j for j in within if j > k]):
             assert (first, last) == (min(within), max(within)), "no wider than it need be"
+
+
+def test_spacing_shares_out_the_length() -> None:
+    sigma, width = noise_levels(20, 0.05, 8.0), torch.linspace(0.1, 1.0, 6)
+    length, spacing = statistical_length(sigma, width), rung_spacing(sigma, width)
+    assert float(spacing.sum()) == pytest.approx(float(length[-1]), rel=1e-12)
+    assert float(spacing[7]) == pytest.approx(float(length[8] - length[6]) / 2, rel=1e-12)
+    assert (spacing > 0).all()
 
 
 def test_moments_are_kept_at_the_nodes() -> None:

@@ -7,7 +7,7 @@ import torch
 from checks import assert_mean, level, mixture, seeded
 from torch import Tensor, nn
 
-from bgdiff.ladder.levels import noise_levels, overlap_windows
+from bgdiff.ladder.levels import noise_levels, overlap_windows, rung_spacing
 from bgdiff.models import EnergyModel, GaussianModel, log_density_and_score
 from bgdiff.objectives.diffclf import LOSSES
 from bgdiff.objectives.score import conditional_score, curvature, mixed_score, weighted_score_loss
@@ -122,8 +122,8 @@ def torus_batch(
     z = TORUS.sample(4000, seeded(50))
     value, score = log_density_and_score(TORUS, z, level(0.0))
     return draw_batch(
-        z, score if scores else None, value, SIGMA, TORUS.periodic, windows, groups, 3, seeded(seed),
-        lowest=lowest,
+        z, score if scores else None, value, SIGMA, TORUS.periodic, windows, rung_spacing(SIGMA, WIDTH),
+        groups, 3, seeded(seed), lowest=lowest,
     )  # fmt: skip
 
 
@@ -132,7 +132,10 @@ def test_batches() -> None:
     batch = torus_batch(60, lowest=0)
     assert batch.z.shape == batch.displacement.shape == (500, 3, 3)
     assert batch.rungs.shape == batch.data_log_density.shape == (500, 3)
-    clean = (batch.z - batch.displacement).reshape(-1, 3)
+    clean = batch.z - batch.displacement
+    apart = clean - clean[:, :1]  # all points of a group come from one data point
+    assert (torch.where(TORUS.periodic, torch.sin(apart / 2), apart).abs() < 1e-5).all()
+    clean = clean.reshape(-1, 3)
     value, score = log_density_and_score(TORUS, clean, level(0.0))
     assert batch.data_score is not None
     assert torch.allclose(value, batch.data_log_density.flatten(), atol=1e-7)
@@ -173,7 +176,7 @@ def loss_gradients(name: str | None, *, scores: bool, lowest: int) -> Tensor:
     rows = []
     # the density ratio of forward KL has infinite variance between rungs whose widths differ by two
     reach = 0.3 if name == "forward_kl" else 2.0
-    for seed in range(150):
+    for seed in range(300):
         model, offsets = Bent(), torch.zeros(RUNGS + 1, dtype=torch.float64, requires_grad=True)
         batch = torus_batch(1000 + seed, groups=60, lowest=lowest, scores=scores, reach=reach)
         terms = ladder_loss(
@@ -228,13 +231,13 @@ def test_spoiling_the_ladder_raises_the_loss() -> None:
 
 def test_clean_points_have_no_part_in_score_matching() -> None:
     """The score term is the mean over the noisy points, computed here one by one."""
-    batch = torus_batch(80, groups=40, lowest=0)
+    batch = torus_batch(80, groups=120, lowest=0)
     assert (batch.rungs == 0).any()
     assert batch.data_score is not None
     model = Bent()
     terms = ladder_loss(model, torch.zeros(RUNGS + 1), SIGMA, WIDTH, batch, classification=None)
     total, count = 0.0, 0
-    for g in range(40):
+    for g in range(120):
         for a in range(3):
             if batch.rungs[g, a] == 0:
                 continue

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from bgdiff.errors import ConfigError
 
-__all__ = ["even_levels", "interpolate_moments", "noise_levels", "overlap_windows", "statistical_length"]
+__all__ = [
+    "even_levels",
+    "interpolate_moments",
+    "noise_levels",
+    "overlap_windows",
+    "rung_spacing",
+    "statistical_length",
+]
 
 
 def noise_levels(n_rungs: int, sigma_min: float, sigma_max: float) -> Tensor:
@@ -108,6 +115,16 @@ def overlap_windows(sigma: Tensor, width: Tensor, reach: float, at_least: int) -
     first = torch.minimum(first, (top - at_least) * torch.ones_like(first))
     last = torch.maximum(last, (1 + at_least) * torch.ones_like(last))
     return torch.stack([first, last], -1)
+
+
+def rung_spacing(sigma: Tensor, width: Tensor) -> Tensor:
+    """Share of the ladder's statistical length that lies nearest to each rung, ``(K+1,)``; sums to the length.
+
+    Rungs drawn with this probability are spread evenly over distinguishable densities.
+    """
+    step = statistical_length(sigma, width).diff()
+    nothing = torch.zeros_like(step[:1])
+    return 0.5 * (torch.cat([nothing, step]) + torch.cat([step, nothing]))
 
 
 def _speed(sigma: Tensor, width: Tensor) -> Tensor:

@@ -60,15 +60,17 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def choose_rungs(
-    windows: Tensor, n_groups: int, n_levels: int, lowest: int, generator: torch.Generator
+    windows: Tensor, spacing: Tensor, n_groups: int, n_levels: int, lowest: int, generator: torch.Generator
 ) -> Tensor:
     """Draw ``n_levels`` distinct rungs for each group: one at random, the others from its window.
 
     Only rungs that overlap tell each other apart with signal, but the farther they are apart the larger
-    the difference that shows: windows should be as wide as overlap allows.
+    the difference that shows. The others are therefore drawn evenly in statistical length, not by index:
+    most rungs of a log-uniform ladder crowd at its low end, where they are all but the same density.
 
     Args:
         windows: int64 ``(K+1, 2)``, first and last rung of each rung's window.
+        spacing: ``(K+1,)``, each rung's share of the ladder's statistical length, not negative.
         lowest: 0 or 1, the lowest rung that may be drawn.
 
     Returns:
@@ -78,9 +80,13 @@ def choose_rungs(
     rungs = torch.arange(len(windows), device=device)
     centre = torch.randint(lowest, len(windows), (n_groups, 1), generator=generator, device=device)
     first, last = windows[centre[:, 0]].clamp_min(lowest).T[..., None]
-    rank = torch.rand(n_groups, len(windows), generator=generator, device=device)
-    rank = rank.masked_fill((rungs < first) | (rungs > last) | (rungs == centre), -1.0)
-    others = rank.topk(n_levels - 1, -1).indices
+    # The first arrivals of exponential clocks whose rates are the weights: draws without replacement.
+    rate = spacing.to(device, torch.float64)
+    rate = rate.clamp_min(1e-9 * float(rate.max()))  # a rung may share its place with another
+    arrival = torch.empty(n_groups, len(windows), dtype=torch.float64, device=device)
+    arrival = arrival.exponential_(generator=generator) / rate
+    arrival = arrival.masked_fill((rungs < first) | (rungs > last) | (rungs == centre), torch.inf)
+    others = arrival.topk(n_levels - 1, -1, largest=False).indices
     return torch.cat([centre, others], -1)
 
 

@@ -45,6 +45,7 @@ def draw_batch(
     sigma: Tensor,
     periodic: Tensor,
     windows: Tensor,
+    spacing: Tensor,
     n_groups: int,
     n_levels: int,
     generator: torch.Generator,
@@ -53,14 +54,19 @@ def draw_batch(
 ) -> Batch:
     """Noise random data points to random neighbouring rungs.
 
+    All points of a group start from the same data point, with noise of their own. What DiffCLF compares is
+    one rung's density with another's; with different data points, chance differences between their
+    modes would drown it (three times the variance in the learned weight of a mode).
+
     Args:
         z0: data ``(N, d)``; ``data_score`` ``(N, d)`` or None; ``data_log_density`` ``(N,)``.
         sigma: ``(K+1,)`` noise of the rungs.
-        windows: ``(K+1, 2)``, see :func:`bgdiff.ladder.levels.overlap_windows`.
+        windows, spacing: ``(K+1, 2)`` and ``(K+1,)``, see :func:`bgdiff.objectives.diffclf.choose_rungs`.
         lowest: 0 to include the clean rung (for classification against the target itself), else 1.
     """
-    rungs = choose_rungs(windows, n_groups, n_levels, lowest, generator)
-    index = torch.randint(len(z0), rungs.shape, generator=generator, device=generator.device)
+    rungs = choose_rungs(windows, spacing, n_groups, n_levels, lowest, generator)
+    index = torch.randint(len(z0), (n_groups, 1), generator=generator, device=generator.device)
+    index = index.expand_as(rungs)
     noise = torch.randn(
         (*rungs.shape, z0.shape[1]), generator=generator, device=generator.device, dtype=z0.dtype
     )
