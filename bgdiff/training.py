@@ -155,8 +155,8 @@ class Trainer:
         settings = self.settings
         generator = generator_for(self.config.seed, "train", self.step_count, device=self.device)
         batch = draw_batch(
-            self.data.z, self.data.score, self.data.log_density, self.sigma, self.periodic,
-            self.windows, self.spacing, settings.batch_size // settings.n_levels, settings.n_levels, generator,
+            self.data.z, self.data.score, self.data.log_density, self.sigma, self.periodic, self.windows,
+            self.spacing, settings.batch_size // settings.n_levels, settings.n_levels, generator,
             lowest=0 if settings.with_target else 1,
         )  # fmt: skip
         rate = self._learning_rate()

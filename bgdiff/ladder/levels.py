@@ -118,7 +118,7 @@ def overlap_windows(sigma: Tensor, width: Tensor, reach: float, at_least: int) -
 
 
 def rung_spacing(sigma: Tensor, width: Tensor) -> Tensor:
-    """Share of the ladder's statistical length that lies nearest to each rung, ``(K+1,)``; sums to the length.
+    """Share of the ladder's statistical length that lies nearest to each rung, ``(K+1,)``; they sum to it.
 
     Rungs drawn with this probability are spread evenly over distinguishable densities.
     """
