@@ -78,7 +78,7 @@ class TrainingConfig(_Settings):
     the classification's sampling noise, smaller ones leave the basins' weights to chance for longer."""
     n_levels: Annotated[int, Field(ge=2, le=64)] = 2
     """Rungs that are told apart in one group of points."""
-    reach: Positive = 2.0
+    reach: Positive = 3.0
     """Largest statistical (Fisher-Rao) length between two rungs in one group: where they overlap well."""
     with_target: bool = False
     """Also tell rung 0, with the target's own energy, from the noisy rungs: ties the normalisers to the
