@@ -13,7 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 import bgdiff
-from bgdiff.cli_options import DataMethod, EngineName, Preset, check_device, folder_name, parse_overrides
+from bgdiff.cli_options import (
+    Correction,
+    Data,
+    DataMethod,
+    EngineName,
+    Evaluator,
+    Out,
+    Preset,
+    Processes,
+    RunDirectory,
+    Seed,
+    SystemName,
+    check_device,
+    folder_name,
+    parse_overrides,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +41,6 @@ _EPILOG = (
     "A run is a directory: settings, checkpoints, samples, weights, results.json and report.html. "
     "It can be stopped at any moment and continued with: bgdiff run --resume DIR"
 )
-
 
 app = typer.Typer(
     name="bgdiff",
@@ -76,17 +90,6 @@ def _global(
     logging.getLogger("bgdiff").setLevel(level)
 
 
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Run directory to make.", show_default="runs/SYSTEM-PRESET-SEED"),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
-RunDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory.", show_default=False)]
-SystemName = Annotated[
-    str, typer.Argument(metavar="SYSTEM", help="Name of a system, or its folder.", show_default=False)
-]
-
-
 @app.command(rich_help_panel="Run")
 def run(
     context: typer.Context,
@@ -100,12 +103,7 @@ def run(
     ] = Preset.standard,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1, mps.")] = "cpu",
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Your own trajectory instead of the shipped data; once per trajectory.", show_default=False
-        ),
-    ] = None,
+    data: Data = None,
     samples: Annotated[
         int | None, typer.Option(min=2, max=10**9, help="Samples to draw.", show_default="from the preset")
     ] = None,
@@ -170,7 +168,7 @@ def _stage_command(name: str, text: str) -> None:
             import bgdiff.run
 
             getattr(bgdiff.run, f"stage_{name}")(directory, progress=_progress().stage)
-            if name in ("reweight", "report"):
+            if name == "report":
                 _show_results(directory)
 
     command.__doc__ = text
@@ -179,7 +177,21 @@ def _stage_command(name: str, text: str) -> None:
 
 _stage_command("train", "Fit the energy model to the run's data.")
 _stage_command("sample", "Draw samples from the trained model, with their path weights.")
-_stage_command("reweight", "Correct the samples with the true energy; estimate free energies.")
+
+
+@app.command(rich_help_panel="Stages of a run, one at a time")
+def reweight(
+    directory: RunDirectory,
+    method: Correction = None,
+) -> None:
+    """Correct the samples with the true energy; estimate free energies."""
+    with _errors_told(directory):
+        from bgdiff.run import stage_reweight
+
+        stage_reweight(directory, progress=_progress().stage, method=method and method.value)
+        _show_results(directory)
+
+
 _stage_command("report", "Draw the figures and write report.html.")
 
 
@@ -215,17 +227,6 @@ def info(
 
 
 app.add_typer(data_app, name="data", rich_help_panel="Systems and data")
-
-Processes = Annotated[
-    int | None, typer.Option(min=1, max=4096, help="Processes to use.", show_default="one per core")
-]
-Evaluator = Annotated[
-    EngineName,
-    typer.Option(
-        "--engine",
-        help="What evaluates molecules; auto: the batched engine if it covers the force field, else OpenMM.",
-    ),
-]
 
 
 @data_app.command("generate")

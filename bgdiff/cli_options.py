@@ -4,11 +4,29 @@ import json
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from bgdiff.errors import ConfigError
 
-__all__ = ["DataMethod", "EngineName", "Preset", "check_device", "folder_name", "parse_overrides"]
+__all__ = [
+    "Correction",
+    "CorrectionMethod",
+    "Data",
+    "DataMethod",
+    "EngineName",
+    "Evaluator",
+    "Out",
+    "Preset",
+    "Processes",
+    "RunDirectory",
+    "Seed",
+    "SystemName",
+    "check_device",
+    "folder_name",
+    "parse_overrides",
+]
 
 
 class Preset(StrEnum):
@@ -17,6 +35,13 @@ class Preset(StrEnum):
     quick = "quick"
     standard = "standard"
     best = "best"
+
+
+class CorrectionMethod(StrEnum):
+    """How samples are corrected."""
+
+    is_ = "is"
+    smc = "smc"
 
 
 class DataMethod(StrEnum):
@@ -34,6 +59,40 @@ class EngineName(StrEnum):
     kernel = "kernel"
     torch = "torch"
     openmm = "openmm"
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Run directory to make.", show_default="runs/SYSTEM-PRESET-SEED"),
+]
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Your own trajectory instead of the shipped data; once per trajectory.", show_default=False
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+RunDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="Run directory.", show_default=False)]
+SystemName = Annotated[
+    str, typer.Argument(metavar="SYSTEM", help="Name of a system, or its folder.", show_default=False)
+]
+Processes = Annotated[
+    int | None, typer.Option(min=1, max=4096, help="Processes to use.", show_default="one per core")
+]
+Evaluator = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="What evaluates molecules; auto: the batched engine if it covers the force field, else OpenMM.",
+    ),
+]
+Correction = Annotated[
+    CorrectionMethod | None,
+    typer.Option(
+        help="is: weight independent walks; smc: draw by sequential Monte Carlo, with moves at the rungs.",
+        show_default="as the run was set",
+    ),
+]
 
 
 def folder_name(system: str) -> str:

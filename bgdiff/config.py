@@ -8,6 +8,7 @@ from bgdiff.errors import ConfigError
 
 __all__ = [
     "PRESETS",
+    "CorrectionConfig",
     "LadderConfig",
     "NetworkConfig",
     "RunConfig",
@@ -112,6 +113,34 @@ class SamplingConfig(_Settings):
     """Held-out frames that are walked up the ladder, for the forward effective sample size."""
 
 
+class CorrectionConfig(_Settings):
+    """How samples are corrected to the exact target."""
+
+    method: Literal["is", "smc"] = "is"
+    """``is``: importance sampling of independent walks. ``smc``: sequential Monte Carlo, with moves at the
+    rungs and resampling."""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Effective fraction of a population below which it is resampled. Copies cost independence, so moves and
+    the bridge should keep it above."""
+    scheme: Literal["systematic", "residual", "stratified", "multinomial"] = "systematic"
+    move: Literal["mala", "hmc", "random_walk"] | None = "mala"
+    """Move made at the rungs under the model's energy, which costs no target energy; null for none."""
+    leapfrog_steps: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Of ``hmc``."""
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Moves at a rung."""
+    every: Count = 2
+    """Make moves at every so many rungs."""
+    jumps: bool = False
+    """Also try to turn a torsion by a third, a half or any part of a turn."""
+    bridge_places: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Steps from the lowest rung to the target with true forces; 0 goes there by a reverse step."""
+    bridge_moves: Annotated[int, Field(ge=0, le=1000)] = 1
+    """MALA moves at each place but the last; each costs a target force per sample."""
+    pilot_particles: Annotated[int, Field(ge=16)] = 200
+    """Particles of the pilot that tunes the moves."""
+
+
 class RunConfig(_Settings):
     """Everything that decides a run's result, apart from the system."""
 
@@ -122,6 +151,7 @@ class RunConfig(_Settings):
     ladder: LadderConfig = LadderConfig()
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
+    correction: CorrectionConfig = CorrectionConfig()
 
     @model_validator(mode="after")
     def _enough_rungs(self) -> "RunConfig":

@@ -1,16 +1,19 @@
 """The files of a run that others read: chunks of walks, arrays, the trajectory, the results."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bgdiff.correction import stage_notes
 from bgdiff.errors import CheckpointError
 from bgdiff.generator import BoltzmannGenerator, Ensemble, Proposal, join_paths
-from bgdiff.io import atomic_path, load_tensors, save_tensors
+from bgdiff.io import atomic_path, load_tensors, read_json, save_tensors, write_json
 from bgdiff.ladder.paths import Paths
+from bgdiff.ladder.smc import Arrivals, StageRecord
 from bgdiff.progress import Progress, silent
 from bgdiff.random import generator_for
 
@@ -19,15 +22,21 @@ if TYPE_CHECKING:
     from bgdiff.run import Run
 
 __all__ = [
+    "PILOT",
+    "Correction",
     "chunk_is_good",
     "load_arrays",
     "load_chunks",
+    "load_populations",
     "save_chunk",
     "save_held_out",
+    "save_population",
     "summarise_run",
     "write_ensemble",
 ]
 
+PILOT = "pilot.json"
+"""What the pilots of sequential Monte Carlo found, beside the populations."""
 _FIELDS = ("z", "log_ratio", "z_low", "log_weight_low")
 
 
@@ -36,15 +45,28 @@ def save_chunk(path: Path, paths: Paths) -> None:
     save_tensors(path, {field: getattr(paths, field) for field in _FIELDS}, {"kind": "walks"})
 
 
-def chunk_is_good(path: Path, n: int) -> bool:
-    """Whether the file holds ``n`` walks; a damaged file counts as missing and is made again."""
+def save_population(path: Path, arrivals: Arrivals) -> None:
+    """Write the particles of one population with their ancestors and history, atomically."""
+    tensors = {field: getattr(arrivals.paths, field) for field in _FIELDS}
+    tensors["family"] = arrivals.genealogy.ancestors()
+    metadata = {
+        "kind": "population",
+        "n_resamplings": len(arrivals.genealogy),
+        "target_evaluations": arrivals.target_evaluations,
+        "records": [asdict(record) for record in arrivals.records],
+    }
+    save_tensors(path, tensors, metadata)
+
+
+def chunk_is_good(path: Path, n: int, kind: str = "walks") -> bool:
+    """Whether the file holds ``n`` walks, or particles of a population; a damaged file counts as missing."""
     if not path.is_file():
         return False
     try:
         tensors, metadata = load_tensors(path)
     except CheckpointError:
         return False
-    return metadata.get("kind") == "walks" and len(tensors["z"]) == n
+    return metadata.get("kind") == kind and len(tensors["z"]) == n
 
 
 def load_chunks(files: list[Path]) -> Paths:
@@ -58,6 +80,41 @@ def load_chunks(files: list[Path]) -> Paths:
         tensors, _ = load_tensors(file)
         parts.append(Paths(*(tensors[field] for field in _FIELDS)))
     return join_paths(parts)
+
+
+def load_populations(files: list[Path]) -> tuple[Paths, "Correction"]:
+    """The particles of all populations, in order, and what is known about them together.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    families, records, start, resamplings = [], [], 0, 0
+    evaluations = int(read_json(files[0].parent / PILOT)["target_evaluations"])
+    for file in files:
+        tensors, metadata = load_tensors(file)
+        families.append(tensors["family"] + start)
+        start += len(tensors["family"])
+        resamplings += metadata["n_resamplings"]
+        evaluations += metadata["target_evaluations"]
+        records.append([StageRecord(**record) for record in metadata["records"]])
+    correction = Correction(
+        "smc", torch.cat(families).numpy(), resamplings, len(files), evaluations, tuple(stage_notes(records))
+    )
+    return load_chunks(files), correction
+
+
+@dataclass(frozen=True)
+class Correction:
+    """How the samples of an ensemble were corrected, as far as their weights do not say it."""
+
+    method: Literal["is", "smc"] = "is"
+    family: NDArray[np.int64] | None = None
+    """First ancestor of each sample ``(n,)``, unless all are independent."""
+    n_resamplings: int = 0
+    n_populations: int = 0
+    target_evaluations: int = 0
+    """Spent before the final weights."""
+    notes: tuple[str, ...] = ()
 
 
 def save_held_out(path: Path, run: "Run", generator: BoltzmannGenerator, progress: Progress = silent) -> None:
@@ -92,7 +149,11 @@ def save_held_out(path: Path, run: "Run", generator: BoltzmannGenerator, progres
 
 
 def write_ensemble(
-    run: "Run", generator: BoltzmannGenerator, paths: Paths, progress: Progress = silent
+    run: "Run",
+    generator: BoltzmannGenerator,
+    paths: Paths,
+    progress: Progress = silent,
+    correction: Correction = Correction(),
 ) -> Ensemble:
     """Weight the walks with the target and write everything a reader of the run needs."""
     system, size = run.system, run.config.sampling.chunk
@@ -114,9 +175,13 @@ def write_ensemble(
         {
             "log_weight": ensemble.log_weight,
             "energy": ensemble.energy,
+            **({} if correction.family is None else {"family": correction.family}),
             **_prefixed(ensemble.observables),
         },
     )
+    facts = asdict(correction)
+    del facts["family"]
+    write_json(run.file("correction.json"), facts)
     low, _ = generator.coordinates.to_x(paths.z_low)
     _save_arrays(
         run.file("model.npz"),
@@ -138,6 +203,10 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
     has_held_out = held_out["log_weight"].size > 0
     dropped = int(run.manifest["data_n_dropped"])
     warnings = [f"{dropped} damaged frames of the data set were left out"] if dropped else []
+    # runs of earlier versions lack the file; theirs were independent walks
+    facts_file = run.file("correction.json")
+    facts = asdict(Correction()) | (read_json(facts_file) if facts_file.is_file() else {})
+    warnings += facts["notes"]
     return summarise(
         run.system,
         proposal["log_weight"],
@@ -146,7 +215,11 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
         preset=run.config.preset,
         seed=run.config.seed,
         bgdiff_version=program_version,
-        target_evaluations=len(proposal["log_weight"]) + len(data["energy"]),
+        target_evaluations=len(proposal["log_weight"]) + len(data["energy"]) + facts["target_evaluations"],
+        method=facts["method"],
+        family=proposal.get("family"),
+        n_resamplings=facts["n_resamplings"],
+        n_populations=facts["n_populations"],
         timings=run.timings,
         versions=versions,
         held_out=_observables(held_out) if has_held_out else None,

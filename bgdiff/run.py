@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import bgdiff
 from bgdiff.config import RunConfig, make_config, parse_config
 from bgdiff.environment import package_versions
-from bgdiff.errors import CheckpointError, RunDirectoryError
+from bgdiff.errors import CheckpointError, ConfigError, RunDirectoryError
 from bgdiff.io import make_directory, read_json, write_json, write_text
 from bgdiff.progress import Progress, silent
 from bgdiff.systems import System, load_system
@@ -114,13 +114,14 @@ class Run:
             raise RunDirectoryError(f"{self.path}: is not trained yet; run: bgdiff train {self.path}")
         return BoltzmannGenerator.load(self.generator_file, self.system, device=self.config.device)
 
-    def chunks(self) -> list[tuple[Path, int]]:
-        """File and number of walks of every chunk of samples."""
+    def chunks(self, method: str = "is") -> list[tuple[Path, int]]:
+        """File and number of samples of every chunk: of walks (``is``) or of populations (``smc``)."""
         sampling = self.config.sampling
+        folder = self.path / ("samples" if method == "is" else f"samples-{method}")
         starts = range(0, sampling.n_samples, sampling.chunk)
         return [
             (
-                self.path / "samples" / f"chunk-{index:05d}.safetensors",
+                folder / f"chunk-{index:05d}.safetensors",
                 min(sampling.chunk, sampling.n_samples - start),
             )
             for index, start in enumerate(starts)
@@ -266,11 +267,24 @@ def stage_sample(path: Path | str, progress: Stages = _unseen) -> Run:
     return run
 
 
-def stage_reweight(path: Path | str, progress: Stages = _unseen) -> Run:
-    """Weight the samples with the true energy and write the results (again)."""
+def stage_reweight(path: Path | str, progress: Stages = _unseen, method: str | None = None) -> Run:
+    """Weight the samples with the true energy and write the results (again).
+
+    Args:
+        method: of correction, is or smc; the run's own by default. smc draws populations that are missing.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    if method not in (None, "is", "smc"):
+        raise ConfigError(f"unknown method of correction {method!r}; choose is or smc")
     run = Run(path)
     with run.locked():
-        _reweight(run, progress)
+        if method == "smc":
+            from bgdiff.chunks import draw_populations
+
+            draw_populations(run, progress)
+        _reweight(run, progress, method)
     return run
 
 
@@ -306,45 +320,35 @@ def _train(run: Run, stages: Stages) -> None:
 
 
 def _sample(run: Run, stages: Stages) -> None:
-    from bgdiff.outputs import chunk_is_good, save_chunk, save_held_out
+    from bgdiff.chunks import draw_populations, draw_walks
+    from bgdiff.outputs import save_held_out
 
-    missing = [index for index, (file, n) in enumerate(run.chunks()) if not chunk_is_good(file, n)]
+    draw = draw_populations if run.config.correction.method == "smc" else draw_walks
+    draw(run, stages)
     held_out = run.file("held_out.npz")
-    if not missing and held_out.is_file():
-        return
-    with run.timed("sample"):
-        generator = run.generator()
-        make_directory(run.path / "samples")
-        chunks = run.chunks()
-        total, done = sum(chunks[index][1] for index in missing), 0
-        if missing:
-            with stages("sample") as progress:
-                for index in missing:
-                    file, n = chunks[index]
-
-                    def report(k: int, of: int, text: str = "", *, done: int = done, n: int = n) -> None:
-                        progress(done * of + k * n, total * of, f"{done + k * n // of} of {total} walks")
-
-                    save_chunk(file, generator.walk(index, n, seed=run.config.seed, progress=report))
-                    done += n
-        if not held_out.is_file():
-            with stages("walk held-out data up") as progress:
-                save_held_out(held_out, run, generator, progress)
+    if not held_out.is_file():
+        with run.timed("sample"), stages("walk held-out data up") as progress:
+            save_held_out(held_out, run, run.generator(), progress)
 
 
-def _reweight(run: Run, stages: Stages) -> None:
-    from bgdiff.outputs import load_chunks, write_ensemble
+def _reweight(run: Run, stages: Stages, method: str | None = None) -> None:
+    from bgdiff.outputs import Correction, load_chunks, load_populations, write_ensemble
 
+    method = method or run.config.correction.method
     with run.timed("reweight"), stages("reweight") as progress:
-        files = run.chunks()
+        files = run.chunks(method)
         lost = [file for file, _ in files if not file.is_file()]
         if lost:
             raise RunDirectoryError(
                 f"{lost[0]}: is missing ({len(lost)} of {len(files)} chunks of samples are); "
                 f"run: bgdiff sample {run.path}"
             )
-        paths = load_chunks([file for file, _ in files])
-        write_ensemble(run, run.generator(), paths, progress)
+        names, correction = [file for file, _ in files], Correction()
+        if method == "smc":
+            paths, correction = load_populations(names)
+        else:
+            paths = load_chunks(names)
+        write_ensemble(run, run.generator(), paths, progress, correction)
     _write_results(run)
 
 

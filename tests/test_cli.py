@@ -227,9 +227,15 @@ class TestRun:
     def test_stages(self, call: Call, calls: list[Any], stage: str) -> None:
         outcome = call(stage, "runs/a")
         assert outcome.code == 0
-        assert calls[0] == (f"stage_{stage}", Path("runs/a"), {})
+        given = {"method": None} if stage == "reweight" else {}
+        assert calls[0] == (f"stage_{stage}", Path("runs/a"), given)
         assert f"✓ stage_{stage}" in outcome.err
         assert outcome.out == ""
+
+    def test_reweighting_takes_a_method(self, call: Call, calls: list[Any]) -> None:
+        assert call("reweight", "runs/a", "--method", "smc").code == 0
+        assert calls[0] == ("stage_reweight", Path("runs/a"), {"method": "smc"})
+        assert call("reweight", "runs/a", "--method", "magic").code == 2
 
 
 class TestTrouble:
