@@ -21,8 +21,8 @@ class SystemDefinitionError(BgdiffError):
     """A system is unknown, or a file of its folder is missing or malformed."""
 
 
-class UnsupportedSystem(BgdiffError):
-    """A force field has a term that the batched engine does not evaluate; the message names force and term."""
+class UnsupportedSystem(BgdiffError):  # noqa: N818 (it says what is wrong; the suffix would add nothing)
+    """A force field has a term that the batched engine lacks; the message names force and term."""
 
 
 class DataError(BgdiffError):
