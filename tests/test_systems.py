@@ -86,7 +86,7 @@ def test_an_unknown_system_is_refused_with_a_suggestion():
         ("{dihedral: [4, 6, 8, 14]}", "{dihedral: [4, 6, 8, 8]}", "observables.phi: the same particle"),
         ("{dihedral: [4, 6, 8, 14]}", "{}", "observables.phi: give exactly one"),
         ("step_fs: 1.0", "step_fs: 0", "generate.step_fs"),
-        ("spacing_ps: 0.25", "spacing_ps: 0.0001", "generate: spacing_ps is shorter"),
+        ("spacing_ps: 1.0", "spacing_ps: 0.0001", "generate: spacing_ps is shorter"),
         ("{phi: -80, psi: 75}", "{omega: 180}", "generate.starts.0: 'omega' is not a torsion"),
         ("t_max: 1000.0", "t_max: 200", "replica_exchange.t_max: must be above"),
         ("system: system.xml", "system: other.xml", "names other.xml, but there is no such file"),
