@@ -90,7 +90,8 @@ def test_split_keeps_whole_stretches_of_time_apart(data):
     assert torch.equal(joined.sort(0).values, data.x.sort(0).values)
     steps = (held_out.x[1:] - held_out.x[:-1]).abs().amax((1, 2))
     known = (data.x[1:] - data.x[:-1]).abs().amax((1, 2))
-    assert torch.isin(steps, known).float().mean() > 0.99  # nearly all successors are successors in time
+    breaks = int((~torch.isin(steps, known)).sum())
+    assert breaks < 5 * 32  # five windows in each chain; all other successors are successors in time
 
 
 def test_split_depends_on_the_seed_alone(data):
