@@ -93,7 +93,7 @@ generate:
    step_fs: 5.0, equilibration_ps: 2.0}
 replica_exchange:
   {starts: [{phi: 180}, {phi: 0}, {phi: 180}, {phi: 0}], t_max: 900.0, temperatures: 3, ladders: 32,
-   length_ns: 0.04, equilibration_ns: 0.01, swap_ps: 0.1, spacing_ps: 0.2, step_fs: 4.0}
+   length_ns: 0.02, equilibration_ns: 0.004, swap_ps: 0.1, spacing_ps: 0.2, step_fs: 4.0}
 """
 
 TILT, FOLD = 1.5, 3.0  # kT of 300 K: u = TILT cos φ + FOLD (1 - cos 2φ)

@@ -49,23 +49,22 @@ def test_the_batched_engine_finds_a_known_difference(tmp_path):
         compute_reference(system, tmp_path / "reference.json", seed=1, processes=1).read_text()
     )
     (difference,) = result["free_energy_differences"]
-    assert 0.0 < difference["std_error"] < 0.15
-    assert abs(difference["value"] - twist_difference()) < 5 * difference["std_error"]
-    alone = difference["lowest_temperature_alone"]
-    assert difference["std_error"] < alone["std_error"] < 0.3
-    assert abs(alone["value"] - twist_difference()) < 5 * alone["std_error"]
+    for estimate in (difference, difference["lowest_temperature_alone"]):
+        error = np.hypot(estimate["std_error"], 0.02)  # four groups know their own error only roughly
+        assert abs(estimate["value"] - twist_difference()) < 4 * error
+        assert error < 0.1
     for temperature, population in zip(
         result["temperatures"], difference["final_basin_by_temperature"], strict=True
     ):
         exact = 1 / (1 + np.exp(twist_difference(temperature / 300)))
-        assert population == pytest.approx(exact, abs=0.06)
+        assert population == pytest.approx(exact, abs=0.03)
     assert result["ladders_per_group"] == 32
     assert "OpenMM" not in result["evaluator"]
     assert all(0.8 < rate < 1 for rate in result["move_acceptance"])
     assert all(0.1 < rate < 1 for rate in result["swap_acceptance"])
     assert min(result["round_trips"]) > 0
     assert min(difference["basin_changes"]) > 0
-    assert result["total_ns"] == pytest.approx(4 * 32 * 3 * 0.04)
+    assert result["total_ns"] == pytest.approx(4 * 32 * 3 * 0.02)
     assert set(result["convergence"]) == {"phi", "energy"}
     assert result["convergence"]["phi"]["rhat"] < 1.1
     assert result["convergence"]["energy"]["effective_draws"] > 1000
