@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from bgdiff.config import RunConfig
-from bgdiff.coordinates import Coordinates, InternalCoordinates, LatentTarget, WhitenedCoordinates, ZMatrix
+from bgdiff.coordinates import (
+    Coordinates,
+    InternalCoordinates,
+    LatentTarget,
+    MeanFreeCoordinates,
+    WhitenedCoordinates,
+    ZMatrix,
+)
 from bgdiff.progress import Progress, silent
 from bgdiff.training import TrainingData, label
 
@@ -47,6 +54,8 @@ def fit_coordinates(system: "System", x: Tensor) -> Coordinates:
         bonds = [(first.index, second.index) for first, second in topology.bonds]
         heavy = [atom.element is None or atom.element.symbol != "H" for atom in topology.atoms]
         return InternalCoordinates.fit(ZMatrix.from_bonds(topology.n_atoms, bonds, heavy), x)
+    if system.spec.coordinates == "mean_free":
+        return MeanFreeCoordinates.fit(x)
     return WhitenedCoordinates.fit(x)
 
 

@@ -205,7 +205,8 @@ class OpenMMSpec(_Common):
     """K."""
     system: str
     topology: str
-    coordinates: Literal["internal"] = "internal"
+    coordinates: Literal["internal", "mean_free"] = "internal"
+    """``mean_free`` for clusters without bonds: Cartesian, only the centroid is left out."""
     generate: MDSpec | None = None
     replica_exchange: ReplicaExchangeSpec | None = None
 

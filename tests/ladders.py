@@ -1,13 +1,16 @@
 """Analytic ladders with several modes on real and periodic axes, and tests of invariance."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from scipy.stats import ks_2samp
 from torch import Tensor
 
+from bgdiff.coordinates import MeanFreeCoordinates
+from bgdiff.coordinates.mean_free import helmert
 from bgdiff.ladder.densities import State
-from bgdiff.models import GaussianModel, log_density_and_score
+from bgdiff.models import GaussianMixtureModel, GaussianModel, log_density_and_score
 
 
 class MixedModel:
@@ -97,3 +100,96 @@ def assert_same_density(first: Tensor, second: Tensor, periodic: Tensor) -> None
 def has_moved(before: State, after: State) -> float:
     """Share of the points that are elsewhere."""
     return float((before.z != after.z).any(1).double().mean())
+
+
+class SpringNetwork:
+    """Particles on springs: u(x) = ½ Σ_{i<j} k_ij |x_i - x_j - (m_i - m_j)|²; only the centroid is free.
+
+    Args:
+        stiffness: symmetric k ``(N, N)``, connected; its diagonal is not used.
+        dim: D.
+        rest: conformation m ``(N, D)`` in which all springs are at rest; by default all particles are in one
+            place.
+    """
+
+    def __init__(self, stiffness: Tensor, dim: int, rest: Tensor | None = None) -> None:
+        n = len(stiffness)
+        self.stiffness = stiffness.to(torch.float64) * (1 - torch.eye(n, dtype=torch.float64))
+        self.rest = torch.zeros(n, dim, dtype=torch.float64) if rest is None else rest.to(torch.float64)
+        self.event_shape = (n, dim)
+
+    @property
+    def laplacian(self) -> Tensor:
+        return torch.diag(self.stiffness.sum(0)) - self.stiffness
+
+    @property
+    def log_z(self) -> float:
+        """log ∫ exp(-u) over the mean-free subspace: its N-1 eigenvalues multiply to N times the weighted
+        number of spanning trees, which is any cofactor of the Laplacian (Kirchhoff's theorem)."""
+        n, d = self.event_shape
+        log_trees = float(torch.logdet(self.laplacian[1:, 1:]))
+        return 0.5 * d * ((n - 1) * math.log(2 * math.pi) - math.log(n) - log_trees)
+
+    def energy(self, x: Tensor) -> Tensor:
+        apart = x.to(torch.float64) - self.rest
+        pairs = apart[:, :, None] - apart[:, None]
+        return 0.25 * (self.stiffness * pairs.square().sum(-1)).sum((1, 2))
+
+    def energy_and_force(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return _by_autograd(self.energy, x)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n exact conformations ``(n, N, D)`` with their centroid at 0."""
+        values, vectors = torch.linalg.eigh(self.laplacian)
+        width = torch.where(values > 1e-9 * values[-1], values, math.inf).rsqrt()
+        noise = torch.randn(n, *self.event_shape, generator=generator, dtype=torch.float64)
+        return (vectors * width) @ noise + self.rest - self.rest.mean(0)
+
+
+class Isomers:
+    """A cluster with several structures: exp(-u) = Σ_a c_a exp(-u_a) of spring networks; not Gaussian.
+
+    Every blurred rung in mean-free coordinates is a known mixture, log Z = log Σ_a c_a Z_a is exact.
+    """
+
+    def __init__(self, log_weights: list[float], networks: list[SpringNetwork]) -> None:
+        self.log_weights = torch.tensor(log_weights, dtype=torch.float64)
+        self.networks = networks
+        self.event_shape = networks[0].event_shape
+
+    @property
+    def _log_parts(self) -> Tensor:
+        return self.log_weights + torch.tensor([network.log_z for network in self.networks])
+
+    @property
+    def log_z(self) -> float:
+        return float(torch.logsumexp(self._log_parts, 0))
+
+    def energy(self, x: Tensor) -> Tensor:
+        energies = torch.stack([network.energy(x) for network in self.networks], -1)
+        return -torch.logsumexp(self.log_weights - energies, -1)
+
+    def energy_and_force(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return _by_autograd(self.energy, x)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n exact conformations ``(n, N, D)`` with their centroid at 0."""
+        which = torch.multinomial(self._log_parts.softmax(0), n, replacement=True, generator=generator)
+        drawn = torch.stack([network.sample(n, generator) for network in self.networks])
+        return drawn[which, torch.arange(n)]
+
+    def rungs(self, coordinates: MeanFreeCoordinates) -> GaussianMixtureModel:
+        """The density in z and all its blurred rungs, normalised."""
+        basis, (_, d) = helmert(self.event_shape[0]) / coordinates.scale, self.event_shape
+        means = torch.stack([(basis @ network.rest).flatten() for network in self.networks])
+        precisions = [basis @ network.laplacian @ basis.T * coordinates.scale**4 for network in self.networks]
+        covariances = [torch.kron(p.inverse(), torch.eye(d, dtype=torch.float64)) for p in precisions]
+        return GaussianMixtureModel(self._log_parts.softmax(0), means, torch.stack(covariances))
+
+
+def _by_autograd(energy: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        x = x.detach().to(torch.float64).requires_grad_(True)
+        value = energy(x)
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+    return value.detach(), -gradient

@@ -7,6 +7,7 @@ from torch import Tensor
 from bgdiff.coordinates.base import Coordinates
 from bgdiff.coordinates.internal import InternalCoordinates, ZMatrixMap
 from bgdiff.coordinates.latent import LatentTarget
+from bgdiff.coordinates.mean_free import MeanFreeCoordinates
 from bgdiff.coordinates.whitened import WhitenedCoordinates
 from bgdiff.coordinates.whitening import Whitening, wrap
 from bgdiff.coordinates.zmatrix import ZMatrix
@@ -16,6 +17,7 @@ __all__ = [
     "Coordinates",
     "InternalCoordinates",
     "LatentTarget",
+    "MeanFreeCoordinates",
     "WhitenedCoordinates",
     "Whitening",
     "ZMatrix",
@@ -31,7 +33,8 @@ def coordinates_from_state(tensors: dict[str, Tensor], metadata: dict[str, Any])
     Raises:
         CheckpointError: the kind is unknown to this version.
     """
-    kinds = {kind.kind: kind for kind in (InternalCoordinates, WhitenedCoordinates)}
+    known = (InternalCoordinates, MeanFreeCoordinates, WhitenedCoordinates)
+    kinds = {kind.kind: kind for kind in known}
     kind = metadata.get("kind")
     if kind not in kinds:
         raise CheckpointError(f"coordinates of kind {kind!r} are unknown to this version of bgdiff")
