@@ -54,7 +54,10 @@ def averages(name: str, engine: str, move: str, walkers: int) -> tuple[Tensor, T
     return total, kinetic
 
 
-@pytest.mark.parametrize(("name", "copies"), [("alanine_dipeptide_vacuum", 14)])
+@pytest.mark.parametrize(
+    ("name", "copies"),
+    [("alanine_dipeptide_vacuum", 14), pytest.param("alanine_dipeptide_obc1", 8, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("move", ["langevin", "hmc"])
 def test_fast_observables_are_those_of_openmm(name, copies, move):
     expected, _ = averages(name, "openmm", "langevin", copies)

@@ -13,7 +13,7 @@ from bgdiff.preparation import fit_coordinates
 from bgdiff.systems import System, load_system
 from bgdiff.targets.double_well import DoubleWell
 
-NAMES = ["alanine_dipeptide_vacuum", "double_well"]
+NAMES = ["alanine_dipeptide_obc1", "alanine_dipeptide_vacuum", "double_well"]
 
 
 @pytest.fixture(scope="module")

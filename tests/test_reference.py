@@ -97,20 +97,25 @@ def test_the_double_well_is_integrated(tmp_path):
         compute_reference(system, tmp_path / "reference.json")
 
 
-def test_shipped_reference_of_alanine_dipeptide():
-    reference = load_system("alanine_dipeptide_vacuum").reference
+@pytest.mark.parametrize("name", ["alanine_dipeptide_vacuum", "alanine_dipeptide_obc1"])
+def test_shipped_references_of_alanine_dipeptide(name):
+    system = load_system(name)
+    reference = system.reference
     (difference,) = reference["free_energy_differences"]
     assert difference["name"] == "phi"
-    assert difference["std_error"] <= 0.2
-    by_start = difference["per_start"]
-    lower = [item for item in by_start if item["start"]["phi"] < 0]
-    upper = [item for item in by_start if item["start"]["phi"] > 0]
-    gap = np.mean([item["value"] for item in lower]) - np.mean([item["value"] for item in upper])
-    error = np.hypot(
-        np.sqrt(sum(item["std_error"] ** 2 for item in lower)) / len(lower),
-        np.sqrt(sum(item["std_error"] ** 2 for item in upper)) / len(upper),
-    )
-    assert abs(gap) < 4 * error  # ladders have forgotten the basin they began in
+    assert difference["std_error"] <= 0.03
+    assert reference["settings"] == system.spec.replica_exchange.model_dump(mode="json")
+    alone = difference["lowest_temperature_alone"]
+    assert abs(alone["value"] - difference["value"]) < 4 * alone["std_error"]
+    by_start: dict[bool, list[float]] = {True: [], False: []}
+    for start, value in zip(reference["settings"]["starts"], difference["per_group"], strict=True):
+        by_start[start["phi"] > 0].append(value)
+    upper, lower = by_start[True], by_start[False]
+    error = np.hypot(*(np.std(values, ddof=1) / np.sqrt(len(values)) for values in (upper, lower)))
+    assert abs(np.mean(upper) - np.mean(lower)) < 4 * error  # ladders have forgotten the basin they began in
+    judged = {**reference["convergence"], **difference["convergence"]}
+    assert set(judged) == {"phi", "psi", "energy", "phi_positive"}
+    assert all(item["rhat"] < 1.01 for item in judged.values())
 
 
 def test_references_that_are_not_possible(tmp_path):

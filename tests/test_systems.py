@@ -15,7 +15,7 @@ from bgdiff.errors import SystemDefinitionError
 from bgdiff.systems import list_systems, load_system
 from bgdiff.targets.base import Target
 
-SHIPPED = ["alanine_dipeptide_vacuum", "double_well"]
+SHIPPED = ["alanine_dipeptide_obc1", "alanine_dipeptide_vacuum", "double_well"]
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_an_unknown_system_is_refused_with_a_suggestion():
         ("step_fs: 1.0", "step_fs: 0", "generate.step_fs"),
         ("spacing_ps: 1.0", "spacing_ps: 0.0001", "generate: spacing_ps is shorter"),
         ("{phi: -80, psi: 75}", "{omega: 180}", "generate.starts.0: 'omega' is not a torsion"),
-        ("t_max: 1000.0", "t_max: 200", "replica_exchange.t_max: must be above"),
+        ("t_max: 650.0", "t_max: 200", "replica_exchange.t_max: must be above"),
         ("system: system.xml", "system: other.xml", "names other.xml, but there is no such file"),
         ("name: alanine", "name: [alanine", "is not valid YAML"),
     ],
