@@ -42,6 +42,8 @@ class CorrectionMethod(StrEnum):
 
     is_ = "is"
     smc = "smc"
+    imh = "imh"
+    replica_exchange = "replica-exchange"
 
 
 class DataMethod(StrEnum):
@@ -89,7 +91,8 @@ Evaluator = Annotated[
 Correction = Annotated[
     CorrectionMethod | None,
     typer.Option(
-        help="is: weight independent walks; smc: draw by sequential Monte Carlo, with moves at the rungs.",
+        help="is: weight independent walks; smc: sequential Monte Carlo, with moves at the rungs; imh: Markov "
+        "chains with walks as proposals; replica-exchange: Markov chains over all rungs at once.",
         show_default="as the run was set",
     ),
 ]

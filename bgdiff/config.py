@@ -1,15 +1,17 @@
 """Settings of a run, with the presets; every field is checked, and its meaning stands beside it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bgdiff.errors import ConfigError
 
 __all__ = [
+    "METHODS",
     "PRESETS",
     "CorrectionConfig",
     "LadderConfig",
+    "Method",
     "NetworkConfig",
     "RunConfig",
     "SamplingConfig",
@@ -20,6 +22,9 @@ __all__ = [
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Method = Literal["is", "smc", "imh", "replica-exchange"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""Of correction; see :class:`CorrectionConfig`."""
 
 
 class _Settings(BaseModel):
@@ -116,9 +121,10 @@ class SamplingConfig(_Settings):
 class CorrectionConfig(_Settings):
     """How samples are corrected to the exact target."""
 
-    method: Literal["is", "smc"] = "is"
+    method: Method = "is"
     """``is``: importance sampling of independent walks. ``smc``: sequential Monte Carlo, with moves at the
-    rungs and resampling."""
+    rungs and resampling. ``imh``: Markov chains that take whole walks as proposals. ``replica-exchange``:
+    Markov chains over all rungs at once."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Effective fraction of a population below which it is resampled. Copies cost independence, so moves and
     the bridge should keep it above."""
@@ -126,7 +132,7 @@ class CorrectionConfig(_Settings):
     move: Literal["mala", "hmc", "random_walk"] | None = "mala"
     """Move made at the rungs under the model's energy, which costs no target energy; null for none."""
     leapfrog_steps: Annotated[int, Field(ge=1, le=1000)] = 3
-    """Of ``hmc``."""
+    """Of ``hmc``, and of the moves of ``replica-exchange``."""
     repeats: Annotated[int, Field(ge=1, le=1000)] = 1
     """Moves at a rung."""
     every: Count = 2
@@ -139,6 +145,21 @@ class CorrectionConfig(_Settings):
     """MALA moves at each place but the last; each costs a target force per sample."""
     pilot_particles: Annotated[int, Field(ge=16)] = 200
     """Particles of the pilot that tunes the moves."""
+    chains: Annotated[int, Field(ge=2, le=100_000)] = 20
+    """Of ``imh``: independent chains. Of ``replica-exchange``: independent sets of replicas, each with one
+    point at every rung."""
+    burn_in: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Fraction of each chain that is left out at its start."""
+    local_moves: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Of ``imh``: MALA moves under the target after each proposal. Each costs a target force per chain, and
+    all together a walk up the ladder."""
+    swap_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    """Of ``replica-exchange``: how often neighbouring rungs should exchange; decides how many rungs are
+    used."""
+    thinning: Count = 5
+    """Of ``replica-exchange``: rounds from one sample to the next."""
+    tuning_rounds: Annotated[int, Field(ge=10, le=1_000_000)] = 60
+    """Of ``imh`` with local moves and of ``replica-exchange``: rounds of the pilot that tunes steps."""
 
 
 class RunConfig(_Settings):
