@@ -183,7 +183,9 @@ class Isomers:
         basis, (_, d) = helmert(self.event_shape[0]) / coordinates.scale, self.event_shape
         means = torch.stack([(basis @ network.rest).flatten() for network in self.networks])
         precisions = [basis @ network.laplacian @ basis.T * coordinates.scale**4 for network in self.networks]
-        covariances = [torch.kron(p.inverse(), torch.eye(d, dtype=torch.float64)) for p in precisions]
+        covariances = [
+            torch.kron(p.inverse().contiguous(), torch.eye(d, dtype=torch.float64)) for p in precisions
+        ]
         return GaussianMixtureModel(self._log_parts.softmax(0), means, torch.stack(covariances))
 
 
