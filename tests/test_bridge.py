@@ -146,6 +146,45 @@ def test_a_hopeless_target_ends_the_pilot() -> None:
         plan_bridge(plan.density(1), density, low, lambda: [], seeded(14))
 
 
+class Sloped(ModelTarget):
+    """A target with a slope beside which the model means nothing, and a gradient that may be wrong."""
+
+    def __init__(self, slope: float, gradient: float = 0.0) -> None:
+        super().__init__(MODEL)
+        self.slope, self.gradient = slope, gradient
+
+    def log_density_and_score(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.slope * z[:, 0], torch.full_like(z, self.gradient)
+
+
+def test_one_particle_taking_everything_ends_the_crossing() -> None:
+    density, plan = TargetDensity(Sloped(1e5), MODEL.periodic), Plan(lopsided())
+    low, weighed = descend(plan, 30, seeded(15))
+    with pytest.raises(CorrectionError, match=r"bridge .* b = 0\.5: one of 30 .* 100\.0 %.*train longer"):
+        cross(plan, Bridge((0.5, 1.0), ((), ())), density, low, weighed, seeded(16))
+
+
+def test_moves_that_are_never_accepted_end_the_pilots() -> None:
+    """On the bridge, by forces that do not belong to the energy; at a rung, by an energy full of holes."""
+    plan = Plan(lopsided())
+    low, _ = descend(plan, 300, seeded(17))
+    density = TargetDensity(Sloped(0.1, 1e9), MODEL.periodic)
+    with pytest.raises(
+        CorrectionError, match=r"bridge .* b = 1: MALA is accepted in 0\.\d %.*leave this move out"
+    ):
+        plan_bridge(plan.density(1), density, low, moves, seeded(18), places=(1.0,))
+
+    class Holes(Lopsided):
+        def log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
+            rough = 1e9 * torch.sin(1e9 * z[:, 0]) if float(sigma) < 0.2 else 0.0
+            return super().log_density(z, sigma) + rough
+
+    ladder = lopsided()
+    broken = Ladder(Holes(), ladder.sigma, ladder.moments)
+    with pytest.raises(CorrectionError, match=r"rung \d \(sigma = 0\.1.*"):
+        tuned_plan(broken, [MoveRecipe("mala")], 100, seeded(19))
+
+
 def test_senseless_bridges_are_refused() -> None:
     for places, made in (((), ()), ((0.5,), ((),)), ((0.5, 0.4, 1.0), ((), (), ())), ((1.0,), ())):
         with pytest.raises(ConfigError):

@@ -8,6 +8,7 @@ import torch
 from checks import assert_mean, assert_standard, level, mixture, seeded, z_scores
 from torch import Tensor
 
+from bgdiff.errors import CorrectionError
 from bgdiff.ladder.kernels import NormalStep
 from bgdiff.ladder.levels import noise_levels
 from bgdiff.ladder.paths import Ladder, Paths, measure_moments
@@ -264,6 +265,32 @@ def test_moments_are_the_mean_squared_scores() -> None:
         fourth = float((weight * score[:, 1] ** 4).sum())
         exact = float((weight * score[:, 1] ** 2).sum())
         assert abs(float(moments[k, 1]) - exact) < 4 * math.sqrt((fourth - exact**2) / 30_000)
+
+
+class Damaged:
+    """A Gaussian model without a score below a noise level, for a share of the points."""
+
+    def __init__(self, below: float, share: float) -> None:
+        self.inner, self.below, self.share = white("mixed"), below, share
+        self.periodic = self.inner.periodic
+
+    def log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
+        value = self.inner.log_density(z, sigma)
+        count = round(self.share * len(z)) if float(sigma) < self.below else 0
+        return torch.cat([value[:count] * math.nan, value[count:]])
+
+
+def test_scores_that_are_not_finite() -> None:
+    """A few walks end nowhere and weigh nothing; when most do, the rung where it began is named."""
+    ladder = white_ladder("mixed", 6, 5.0)
+    paths = Ladder(Damaged(1.0, 0.1), ladder.sigma, ladder.moments).walk_down(100, seeded(34))
+    assert int(paths.log_ratio.isnan().sum()) == 10
+    for below, rung in ((math.inf, 6), (1.0, 4)):
+        broken = Ladder(Damaged(below, 1.0), ladder.sigma, ladder.moments)
+        with pytest.raises(
+            CorrectionError, match=rf"rung {rung} \(sigma = .*nowhere for 100 of 100 walks.*train again"
+        ):
+            broken.walk_down(100, seeded(34))
 
 
 def same(first: Paths, second: Paths) -> bool:

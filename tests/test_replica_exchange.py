@@ -158,6 +158,18 @@ def test_rungs_are_thinned_to_exchange_evenly() -> None:
         exchange_ladder(fine, fine.moments, 1.0, seeded(0))
 
 
+def broken_rung() -> Exchange:
+    """Its model has no energy at rung 2."""
+
+    class Broken(Lopsided):
+        def log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
+            here = (sigma - SIGMA[2]).abs() < 1e-6
+            return torch.where(here, math.nan, super().log_density(z, sigma))
+
+    ladder = exact_rungs().ladder
+    return Exchange.untuned(Ladder(Broken(), ladder.sigma, ladder.moments), exact_rungs().target)
+
+
 def test_rungs_that_do_not_overlap_end_the_pilot() -> None:
     class Shifted(ModelTarget):
         def log_density_and_score(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,6 +186,9 @@ def test_rungs_that_do_not_overlap_end_the_pilot() -> None:
     class Nowhere(ModelTarget):
         def log_density_and_score(self, z: Tensor) -> tuple[Tensor, Tensor]:
             return torch.full((len(z),), math.nan, dtype=torch.float64), torch.zeros_like(z)
+
+    with pytest.raises(CorrectionError, match=r"rung 2 \(sigma = .*0\.0 % of.*train longer"):
+        tune_exchange(broken_rung(), Replicas.at(broken_rung(), exact_start(50, 26)), 5, seeded(27))
 
     exchange = Exchange.untuned(exact_rungs().ladder, TargetDensity(Nowhere(MODEL), MODEL.periodic))
     replicas = Replicas.from_walks(exchange, 50, seeded(24))

@@ -216,6 +216,22 @@ def test_energies_that_are_not_finite(value: float) -> None:
         smc(broken_plan(value, 1.1), 100, seeded(12))
 
 
+def test_no_weight_left_ends_the_run() -> None:
+    """Half of the particles have no energy at one rung and the other half none at the next."""
+
+    class Halves(Broken):
+        def log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
+            value, half = self.inner.log_density(z, sigma), len(z) // 2
+            nothing = 0 * value - math.inf
+            if float(sigma) < 0.3:
+                return torch.cat([value[:half], nothing[half:]])
+            return torch.cat([nothing[:half], value[half:]]) if float(sigma) < 0.7 else value
+
+    plan = Plan(Ladder(Halves(0.0, 0.0), *_levels()), resampler=Resampler(0.0))
+    with pytest.raises(CorrectionError, match=r"rung 2 .*all 40 particles have weight zero.*train longer"):
+        smc(plan, 40, seeded(14))
+
+
 def test_a_rung_without_overlap_ends_the_run() -> None:
     """An energy wrong by hundreds of kT at one rung: one particle takes everything, and the rung is named."""
 

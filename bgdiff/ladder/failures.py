@@ -6,7 +6,7 @@ from torch import Tensor
 from bgdiff.errors import CorrectionError
 from bgdiff.ladder.resampling import shares
 
-__all__ = ["check_energies", "check_weights"]
+__all__ = ["check_energies", "check_points", "check_weights"]
 
 _TOO_MANY_BAD = 0.5
 _EVERYTHING = 0.99
@@ -38,6 +38,24 @@ def check_energies(log_density: Tensor, stage: str, whose: str) -> int:
             f"{stage}: the {whose}'s energy is {kind} for {bad} of {len(log_density)} particles; {advice}"
         )
     return bad
+
+
+def check_points(z: Tensor, stage: str) -> None:
+    """Refuse to follow walks that have left the numbers.
+
+    Args:
+        z: ``(N, d)``. Rows that are not finite stay so, and end with weight zero.
+
+    Raises:
+        CorrectionError: more than half of them are not finite.
+    """
+    bad = int((~torch.isfinite(z).all(1)).sum())
+    if bad > _TOO_MANY_BAD * len(z):
+        raise CorrectionError(
+            f"{stage}: the steps down from here end nowhere for {bad} of {len(z)} walks, as the model's "
+            "score is not finite; the network is damaged or far outside what it was trained on: train again, "
+            "with a smaller learning rate if its loss was not finite"
+        )
 
 
 def check_weights(log_weight: Tensor, stage: str) -> None:

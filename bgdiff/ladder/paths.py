@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bgdiff.ladder.failures import check_points
 from bgdiff.ladder.kernels import NormalStep, Prior, reverse_step
 from bgdiff.models.base import EnergyModel, log_density_and_score
 from bgdiff.progress import Progress, silent
@@ -75,7 +76,11 @@ class Ladder:
         return z + self.step_variance(k) * score.to(z.dtype)
 
     def walk_down(self, n: int, generator: torch.Generator, progress: Progress = silent) -> Paths:
-        """n independent walks from the prior to rung 0; one score per rung and walk."""
+        """n independent walks from the prior to rung 0; one score per rung and walk.
+
+        Raises:
+            CorrectionError: the model's score is not finite for most of them; the rung is named.
+        """
         z = self.prior.sample(n, generator)
         log_ratio = -self.prior.log_prob(z)
         z_low, log_weight_low = z, log_ratio
@@ -85,6 +90,7 @@ class Ladder:
                 log_weight_low = log_ratio + self._log_density(z, 1)
             centre, step = self.centre(z, k), self.down(k)
             lower = step.sample(centre, generator)
+            check_points(lower, f"rung {k + 1} (sigma = {float(self.sigma[k + 1]):.3g})")
             log_ratio = log_ratio + self.up(k).log_prob(z, lower) - step.log_prob(lower, centre)
             z = lower
             progress(self.n_rungs - k, self.n_rungs)
