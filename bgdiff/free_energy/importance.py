@@ -30,6 +30,7 @@ from bgdiff.free_energy.estimate import EmptyBasinError, Estimate, ZeroWeightsEr
 from bgdiff.random import derive_seed
 
 __all__ = [
+    "by_family",
     "expectation",
     "family_log_weights",
     "free_energy_difference",
@@ -88,7 +89,7 @@ def family_log_weights(log_weight: ArrayLike, family: ArrayLike | None) -> Array
         return np.asarray(log_weight, dtype=np.float64)
     weight, scale = scaled_weights(log_weight)
     with np.errstate(divide="ignore"):
-        return np.log(_by_family(weight, family)) + scale
+        return np.log(by_family(weight, family)) + scale
 
 
 def log_z(
@@ -99,7 +100,7 @@ def log_z(
     Its delta-method error is the coefficient of variation of the weights, by family, over √N.
     """
     weight, scale = scaled_weights(log_weight)
-    weight = _by_family(weight, family)
+    weight = by_family(weight, family)
     _check_bootstrap(bootstrap, family)
     n = weight.size
     mean = weight.mean()
@@ -147,8 +148,8 @@ def expectation(
 
         error = _bootstrap_error(statistic, n, bootstrap, seed)
     else:
-        error = _delta_error(_by_family(weight * (observed - value) / total, family))
-    n_eff = _kish(_by_family(weight, family))
+        error = _delta_error(by_family(weight * (observed - value) / total, family))
+    n_eff = _kish(by_family(weight, family))
     return Estimate(value, error, _method("weighted mean", bootstrap, family), n_eff)
 
 
@@ -194,12 +195,12 @@ def free_energy_difference(
 
         error = _bootstrap_error(statistic, weight.size, bootstrap, seed)
     else:
-        error = _delta_error(_by_family(in_a / sum_a - in_b / sum_b, family))
+        error = _delta_error(by_family(in_a / sum_a - in_b / sum_b, family))
     return Estimate(
         float(np.log(sum_a / sum_b)),
         error,
         _method("ratio of basin weights", bootstrap, family),
-        min(_kish(_by_family(in_a, family)), _kish(_by_family(in_b, family))),
+        min(_kish(by_family(in_a, family)), _kish(by_family(in_b, family))),
     )
 
 
@@ -207,7 +208,7 @@ def _kish(weight: Array) -> float:
     return float(weight.sum() ** 2 / (weight @ weight))
 
 
-def _by_family(contribution: Array, family: ArrayLike | None) -> Array:
+def by_family(contribution: Array, family: ArrayLike | None) -> Array:
     """Contributions summed by family, still (n,): families without particles contribute nothing."""
     if family is None:
         return contribution
