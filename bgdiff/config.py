@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bgdiff.errors import ConfigError
+from bgdiff.random import derive_seed
 
 __all__ = [
     "METHODS",
@@ -13,6 +14,7 @@ __all__ = [
     "LadderConfig",
     "Method",
     "NetworkConfig",
+    "RoundsConfig",
     "RunConfig",
     "SamplingConfig",
     "TrainingConfig",
@@ -108,6 +110,27 @@ class TrainingConfig(_Settings):
         return self
 
 
+class RoundsConfig(_Settings):
+    """Self-correcting training: correct samples of the model, train further on them, repeat."""
+
+    n_rounds: Annotated[int, Field(ge=0, le=100)] = 0
+    """How often; 0 trains on the data alone."""
+    n_samples: Annotated[int, Field(ge=100, le=100_000_000)] = 40_000
+    """Walks that are drawn and corrected in each round; a target energy each. What they say about free
+    energies enters the results too."""
+    n_rungs: Annotated[int, Field(ge=2, le=100_000)] = 100
+    """Rungs of those walks: fewer than for the final samples, since more walks are worth more here."""
+    steps: Count = 3000
+    """Of training in each round, from the weights of the round before."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.5e-3
+    moves: Annotated[int, Field(ge=0, le=1000)] = 0
+    """MALA moves under the target that each corrected sample makes before it is trained on, a target force
+    each. They take copies of one sample apart: of use where few samples carry the weight."""
+    least_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Smallest share of the new training data that a basin with corrected samples gets; above its population
+    it costs effective samples, and keeps the model from forgetting a rare basin."""
+
+
 class SamplingConfig(_Settings):
     """What is drawn from the trained ladder."""
 
@@ -171,8 +194,26 @@ class RunConfig(_Settings):
     network: NetworkConfig = NetworkConfig()
     ladder: LadderConfig = LadderConfig()
     training: TrainingConfig = TrainingConfig()
+    rounds: RoundsConfig = RoundsConfig()
     sampling: SamplingConfig = SamplingConfig()
     correction: CorrectionConfig = CorrectionConfig()
+
+    def of_round(self, index: int) -> "RunConfig":
+        """Settings of one training: 0 the first, on the data; then one per round. Its ladder is the one that
+        samples of the trained model walk down."""
+        rounds, ladder = self.rounds, self.ladder
+        if index < rounds.n_rounds:
+            ladder = ladder.model_copy(update={"n_rungs": rounds.n_rungs})
+        if index == 0:
+            return self.model_copy(update={"ladder": ladder})
+        further = {"steps": rounds.steps, "learning_rate": rounds.learning_rate}
+        return self.model_copy(
+            update={
+                "seed": derive_seed(self.seed, "round", index),
+                "ladder": ladder,
+                "training": self.training.model_copy(update=further),
+            }
+        )
 
     @model_validator(mode="after")
     def _enough_rungs(self) -> "RunConfig":

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bgdiff.data.dataset import Dataset
     from bgdiff.systems import System
 
-__all__ = ["Prepared", "fit_coordinates", "prepare"]
+__all__ = ["Prepared", "basin_index", "fit_coordinates", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def prepare(system: "System", data: "Dataset", config: RunConfig, *, progress: P
     return Prepared(
         coordinates,
         latent,
-        label(latent, training.x, _basins(system, training.x), forces=forces, progress=first),
-        label(latent, held_out.x, _basins(system, held_out.x), forces=forces, progress=shifted),
+        label(latent, training.x, basin_index(system, training.x), forces=forces, progress=first),
+        label(latent, held_out.x, basin_index(system, held_out.x), forces=forces, progress=shifted),
         held_out.x,
     )
 
 
-def _basins(system: "System", x: Tensor) -> Tensor:
-    """Index of the first basin each conformation lies in, -1 outside all; int64 ``(n,)``."""
+def basin_index(system: "System", x: Tensor) -> Tensor:
+    """Index of the first basin each conformation x ``(n, N, D)`` lies in, -1 outside all; int64 ``(n,)``."""
     observables = system.observables(x)
     which = torch.full((len(x),), -1, dtype=torch.int64)
     for index, name in reversed(list(enumerate(system.spec.basins))):

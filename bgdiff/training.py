@@ -252,6 +252,23 @@ class Trainer:
         self.history = list(metadata["history"])
         self._since_log = [(float(a), float(b), float(c)) for a, b, c in metadata["since_log"]]
 
+    def warm_start(self, path: Path) -> None:
+        """Begin with the averaged weights of another training of the same network, as :meth:`save` wrote it.
+
+        Raises:
+            CheckpointError: the file is damaged, or its network or rungs are others.
+        """
+        tensors, metadata = load_tensors(path)
+        theirs, ours = metadata.get("fingerprint", {}), self._fingerprint()
+        if metadata.get("kind") != "training" or any(theirs.get(k) != ours[k] for k in ("network", "ladder")):
+            raise CheckpointError(f"{path}: was trained with another network or other noise levels")
+        weights = _under(tensors, "average.")
+        self.model.load_state_dict(weights)
+        self.average.load_state_dict(weights)
+        with torch.no_grad():
+            self.increments.copy_(tensors["average_increments"])
+            self.average_increments.copy_(tensors["average_increments"])
+
     @property
     def normalisers(self) -> Tensor:
         """Learned f_k of the averaged weights, ``(K+1,)`` float64; f_K = 0."""
