@@ -185,7 +185,8 @@ def reweight(
     method: Correction = None,
 ) -> None:
     """Correct the samples with the true energy; estimate free energies."""
-    with _errors_told(directory):
+    # the run's own method is part of the run; another one goes on when it is asked for again
+    with _errors_told(None if method else directory, again=method is not None):
         from bgdiff.run import stage_reweight
 
         stage_reweight(directory, progress=_progress().stage, method=method and method.value)

@@ -91,8 +91,8 @@ Evaluator = Annotated[
 Correction = Annotated[
     CorrectionMethod | None,
     typer.Option(
-        help="is: weight independent walks; smc: sequential Monte Carlo, with moves at the rungs; imh: Markov "
-        "chains with walks as proposals; replica-exchange: Markov chains over all rungs at once.",
+        help="is: weight independent walks; smc: sequential Monte Carlo, with moves at the rungs; "
+        "imh: Markov chains with walks as proposals; replica-exchange: Markov chains over all rungs at once.",
         show_default="as the run was set",
     ),
 ]

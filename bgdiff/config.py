@@ -19,6 +19,7 @@ __all__ = [
     "SamplingConfig",
     "TrainingConfig",
     "make_config",
+    "named_method",
     "parse_config",
 ]
 
@@ -265,6 +266,18 @@ def make_config(
             else:
                 merged[section] = fields
     return parse_config({**merged, "preset": preset, "seed": seed, "device": device})
+
+
+def named_method(name: str) -> Method:
+    """The method of correction of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for method in METHODS:
+        if method == name:
+            return method
+    raise ConfigError(f"unknown method of correction {name!r}; choose one of: {', '.join(METHODS)}")
 
 
 def parse_config(content: dict[str, Any]) -> RunConfig:

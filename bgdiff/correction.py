@@ -7,8 +7,10 @@ chunk depends on them, on the seed and on its number, and on nothing else.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from bgdiff.config import CorrectionConfig
@@ -24,7 +26,7 @@ from bgdiff.ladder.smc import Arrivals, Plan, Resampler, StageRecord, descend, l
 from bgdiff.progress import Progress, silent
 from bgdiff.random import generator_for
 
-__all__ = ["Corrector", "Pilot", "run_pilot", "stage_notes"]
+__all__ = ["Corrector", "CountedTarget", "Pilot", "check_settings", "run_pilot", "stage_notes"]
 
 _FORMAT = 1
 _KNOTS, _ROUNDS = 16, 12
@@ -66,8 +68,7 @@ class Pilot:
         content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise CheckpointError(f"{path}: was written by another version of bgdiff; delete its folder")
-        if content.get("settings") != config.model_dump(mode="json"):
-            raise CheckpointError(f"{path}: belongs to other correction settings; delete its folder")
+        check_settings(path, content.get("settings"), config)
         return cls(
             tuple({int(k): float(step) for k, step in steps.items()} for steps in content["steps"]),
             tuple(tuple(steps) for steps in content["bridge_steps"]),
@@ -139,7 +140,7 @@ def run_pilot(
     if not config.bridge_places:
         return found
     plan = Corrector(generator, config, found).plan
-    counted = _Counted(LatentTarget(generator.system.target, generator.coordinates))
+    counted = CountedTarget(LatentTarget(generator.system.target, generator.coordinates))
     target = TargetDensity(counted, ladder.model.periodic)
     low, _ = descend(replace(plan, resampler=Resampler(0.5)), n, stream)
     template = _bridge_moves(generator, config)
@@ -150,6 +151,20 @@ def run_pilot(
         tuple(move.step for move in moves if isinstance(move, AdaptiveMove)) for moves in bridge.moves
     )
     return replace(found, bridge_steps=bridge_steps, target_evaluations=counted.evaluations)
+
+
+def check_settings(path: Path, stored: Any, config: CorrectionConfig) -> None:
+    """Refuse a pilot that was made with other settings; settings it does not know have their defaults.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    try:
+        same = CorrectionConfig.model_validate(stored) == config
+    except ValidationError:
+        same = False
+    if not same:
+        raise CheckpointError(f"{path}: belongs to other correction settings; delete its folder")
 
 
 def stage_notes(populations: Sequence[Sequence[StageRecord]]) -> list[str]:
@@ -199,7 +214,7 @@ def _stream(generator: BoltzmannGenerator, seed: int, *keys: int | str) -> torch
 
 
 @dataclass
-class _Counted:
+class CountedTarget:
     """A target that counts its evaluations."""
 
     target: LatentDensity

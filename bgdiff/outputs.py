@@ -1,120 +1,39 @@
-"""The files of a run that others read: chunks of walks, arrays, the trajectory, the results."""
+"""The files of a run that others read: arrays, conformations, the results."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bgdiff.correction import stage_notes
+from bgdiff.analysis.weights import normalised_weights
+from bgdiff.conformations import conformation_writer, save_structure
 from bgdiff.errors import CheckpointError
-from bgdiff.generator import BoltzmannGenerator, Ensemble, Proposal, join_paths
-from bgdiff.io import atomic_path, load_tensors, read_json, save_tensors, write_json
-from bgdiff.ladder.paths import Paths
-from bgdiff.ladder.smc import Arrivals, StageRecord
+from bgdiff.generator import BoltzmannGenerator
+from bgdiff.io import atomic_path, read_json, write_json
 from bgdiff.progress import Progress, silent
 from bgdiff.random import generator_for
+from bgdiff.sources import Columns, Correction, open_source
 
 if TYPE_CHECKING:
     from bgdiff.analysis.results import Results
+    from bgdiff.config import Method, RunConfig
     from bgdiff.run import Run
 
 __all__ = [
-    "PILOT",
-    "Correction",
-    "chunk_is_good",
     "load_arrays",
-    "load_chunks",
-    "load_populations",
-    "save_chunk",
     "save_held_out",
-    "save_population",
     "summarise_run",
+    "timing_key",
     "write_ensemble",
 ]
 
-PILOT = "pilot.json"
-"""What the pilots of sequential Monte Carlo found, beside the populations."""
-_FIELDS = ("z", "log_ratio", "z_low", "log_weight_low")
 
-
-def save_chunk(path: Path, paths: Paths) -> None:
-    """Write the walks of one chunk, atomically."""
-    save_tensors(path, {field: getattr(paths, field) for field in _FIELDS}, {"kind": "walks"})
-
-
-def save_population(path: Path, arrivals: Arrivals) -> None:
-    """Write the particles of one population with their ancestors and history, atomically."""
-    tensors = {field: getattr(arrivals.paths, field) for field in _FIELDS}
-    tensors["family"] = arrivals.genealogy.ancestors()
-    metadata = {
-        "kind": "population",
-        "n_resamplings": len(arrivals.genealogy),
-        "target_evaluations": arrivals.target_evaluations,
-        "records": [asdict(record) for record in arrivals.records],
-    }
-    save_tensors(path, tensors, metadata)
-
-
-def chunk_is_good(path: Path, n: int, kind: str = "walks") -> bool:
-    """Whether the file holds ``n`` walks, or particles of a population; a damaged file counts as missing."""
-    if not path.is_file():
-        return False
-    try:
-        tensors, metadata = load_tensors(path)
-    except CheckpointError:
-        return False
-    return metadata.get("kind") == kind and len(tensors["z"]) == n
-
-
-def load_chunks(files: list[Path]) -> Paths:
-    """All walks of a run, in order.
-
-    Raises:
-        CheckpointError: a file is damaged.
-    """
-    parts = []
-    for file in files:
-        tensors, _ = load_tensors(file)
-        parts.append(Paths(*(tensors[field] for field in _FIELDS)))
-    return join_paths(parts)
-
-
-def load_populations(files: list[Path]) -> tuple[Paths, "Correction"]:
-    """The particles of all populations, in order, and what is known about them together.
-
-    Raises:
-        CheckpointError: a file is damaged.
-    """
-    families, records, start, resamplings = [], [], 0, 0
-    evaluations = int(read_json(files[0].parent / PILOT)["target_evaluations"])
-    for file in files:
-        tensors, metadata = load_tensors(file)
-        families.append(tensors["family"] + start)
-        start += len(tensors["family"])
-        resamplings += metadata["n_resamplings"]
-        evaluations += metadata["target_evaluations"]
-        records.append([StageRecord(**record) for record in metadata["records"]])
-    correction = Correction(
-        "smc", torch.cat(families).numpy(), resamplings, len(files), evaluations, tuple(stage_notes(records))
-    )
-    return load_chunks(files), correction
-
-
-@dataclass(frozen=True)
-class Correction:
-    """How the samples of an ensemble were corrected, as far as their weights do not say it."""
-
-    method: Literal["is", "smc"] = "is"
-    family: NDArray[np.int64] | None = None
-    """First ancestor of each sample ``(n,)``, unless all are independent."""
-    n_resamplings: int = 0
-    n_populations: int = 0
-    target_evaluations: int = 0
-    """Spent before the final weights."""
-    notes: tuple[str, ...] = ()
+def timing_key(config: "RunConfig", stage: str, method: "Method") -> str:
+    """What the time of a stage is booked under: other methods than the run's own are kept apart."""
+    return stage if method == config.correction.method else f"{stage}-{method}"
 
 
 def save_held_out(path: Path, run: "Run", generator: BoltzmannGenerator, progress: Progress = silent) -> None:
@@ -149,49 +68,47 @@ def save_held_out(path: Path, run: "Run", generator: BoltzmannGenerator, progres
 
 
 def write_ensemble(
-    run: "Run",
-    generator: BoltzmannGenerator,
-    paths: Paths,
-    progress: Progress = silent,
-    correction: Correction = Correction(),
-) -> Ensemble:
-    """Weight the walks with the target and write everything a reader of the run needs."""
-    system, size = run.system, run.config.sampling.chunk
-    parts = []
-    n = len(paths.z)
-    for start in range(0, n, size):
-        part = Paths(*(getattr(paths, field)[start : start + size] for field in _FIELDS))
-        parts.append(Proposal(system, generator.coordinates, part).reweight())
-        progress(min(start + size, n), n)
-    ensemble = Ensemble(
-        system,
-        *(
-            np.concatenate([getattr(part, field) for part in parts])
-            for field in ("x", "energy", "log_weight")
-        ),
-    )
-    _save_arrays(
-        run.file("proposal.npz"),
-        {
-            "log_weight": ensemble.log_weight,
-            "energy": ensemble.energy,
-            **({} if correction.family is None else {"family": correction.family}),
-            **_prefixed(ensemble.observables),
-        },
-    )
-    facts = asdict(correction)
-    del facts["family"]
-    write_json(run.file("correction.json"), facts)
-    low, _ = generator.coordinates.to_x(paths.z_low)
-    _save_arrays(
-        run.file("model.npz"),
-        {"log_weight": paths.log_weight_low.numpy(), **_prefixed(system.observables(low))},
-    )
-    data = run.data
-    energy = torch.cat([system.target.energy(part) for part in data.x.split(4096)])
-    _save_arrays(run.file("data.npz"), {"energy": energy.numpy(), **_prefixed(system.observables(data.x))})
-    _save_conformations(run, ensemble)
-    return ensemble
+    run: "Run", generator: BoltzmannGenerator, method: "Method", progress: Progress = silent
+) -> None:
+    """Correct the samples that were drawn and write everything a reader of the run needs.
+
+    Samples are read, weighted and written chunk by chunk; only what is one number per sample stays in memory.
+
+    Raises:
+        CheckpointError: a chunk is missing or damaged.
+    """
+    system, folder = run.system, run.path
+    source = open_source(run, generator, method)
+    n, columns = source.n_samples, Columns()
+    heaviest, structure = -np.inf, None
+    with conformation_writer(folder, system.topology, n, system.target.event_shape) as append:
+        for ensemble in source:
+            append(ensemble.x)
+            columns.add(
+                {
+                    "log_weight": ensemble.log_weight,
+                    "energy": ensemble.energy,
+                    **_prefixed(ensemble.observables),
+                }
+            )
+            best = int(np.argmax(np.nan_to_num(ensemble.log_weight, nan=-np.inf)))
+            if structure is None or ensemble.log_weight[best] > heaviest:
+                heaviest, structure = float(ensemble.log_weight[best]), ensemble.x[best].copy()
+            progress(len(columns), n)
+        arrays = columns.joined()
+        correction, extra = source.finish()
+        data = run.data
+        energy = torch.cat([system.target.energy(part) for part in data.x.split(4096)])
+        found = {"energy": energy.numpy(), **_prefixed(system.observables(data.x))}
+        _save_arrays(run.file("proposal.npz"), {**arrays, **extra.pop("proposal", {})})
+        for name, content in {"data": found, **extra}.items():
+            _save_arrays(run.file(f"{name}.npz"), content)
+        write_json(run.file("correction.json"), asdict(correction))
+        with atomic_path(run.file("weights.npy")) as temporary:
+            np.save(temporary, normalised_weights(arrays["log_weight"]))
+        if system.topology is not None and structure is not None:
+            # the heaviest sample: a structure worth looking at, and certainly a possible one
+            save_structure(run.file("topology.pdb"), structure, system.topology)
 
 
 def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) -> "Results":
@@ -204,9 +121,10 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
     dropped = int(run.manifest["data_n_dropped"])
     warnings = [f"{dropped} damaged frames of the data set were left out"] if dropped else []
     # runs of earlier versions lack the file; theirs were independent walks
-    facts_file = run.file("correction.json")
-    facts = asdict(Correction()) | (read_json(facts_file) if facts_file.is_file() else {})
-    warnings += facts["notes"]
+    facts = run.file("correction.json")
+    correction = Correction.from_json(read_json(facts)) if facts.is_file() else Correction()
+    weighted = 0 if correction.chains is not None else len(proposal["log_weight"])
+    walks = load_arrays(run.file("walks.npz")) if correction.method == "imh" else {}
     return summarise(
         run.system,
         proposal["log_weight"],
@@ -215,16 +133,20 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
         preset=run.config.preset,
         seed=run.config.seed,
         bgdiff_version=program_version,
-        target_evaluations=len(proposal["log_weight"]) + len(data["energy"]) + facts["target_evaluations"],
-        method=facts["method"],
+        target_evaluations=weighted + len(data["energy"]) + correction.target_evaluations,
+        method=correction.method,
         family=proposal.get("family"),
-        n_resamplings=facts["n_resamplings"],
-        n_populations=facts["n_populations"],
+        n_resamplings=correction.n_resamplings,
+        n_populations=correction.n_populations,
+        chains=correction.chains,
+        energy=proposal["energy"],
+        walk_log_weight=walks.get("log_weight"),
         timings=run.timings,
+        seconds=_seconds(run, correction.method),
         versions=versions,
         held_out=_observables(held_out) if has_held_out else None,
         held_out_log_weight=held_out["log_weight"] if has_held_out else None,
-        warnings=warnings,
+        warnings=[*warnings, *correction.notes],
     )
 
 
@@ -245,18 +167,17 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def _save_conformations(run: "Run", ensemble: Ensemble) -> None:
-    with atomic_path(run.file("weights.npy")) as temporary:
-        np.save(temporary, ensemble.weights)
-    if run.system.topology is None:
-        _save_arrays(run.file("samples.npz"), {"x": ensemble.x})
-        return
-    trajectory = ensemble.trajectory()
-    with atomic_path(run.file("samples.dcd")) as temporary:
-        trajectory.save_dcd(str(temporary))
-    with atomic_path(run.file("topology.pdb")) as temporary:
-        # the heaviest sample: a structure worth looking at, and certainly a possible one
-        trajectory[int(np.argmax(ensemble.weights))].save_pdb(str(temporary))
+def _seconds(run: "Run", method: "Method") -> float:
+    """Time that the samples took: all but the drawing and weighting of other methods."""
+    stages = ("sample", "reweight")
+    ours = {timing_key(run.config, stage, method) for stage in stages}
+    if method == "imh":  # its proposals are the walks
+        ours.add(timing_key(run.config, "sample", "is"))
+    return sum(
+        seconds
+        for name, seconds in run.timings.items()
+        if name in ours or not any(name == stage or name.startswith(f"{stage}-") for stage in stages)
+    )
 
 
 def _save_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bgdiff
-from bgdiff.config import RunConfig, make_config, parse_config
+from bgdiff.config import Method, RunConfig, make_config, named_method, parse_config
 from bgdiff.environment import package_versions
-from bgdiff.errors import CheckpointError, ConfigError, RunDirectoryError
+from bgdiff.errors import CheckpointError, RunDirectoryError
 from bgdiff.io import make_directory, read_json, write_json, write_text
 from bgdiff.progress import Progress, silent
 from bgdiff.systems import System, load_system
@@ -114,8 +114,16 @@ class Run:
             raise RunDirectoryError(f"{self.path}: is not trained yet; run: bgdiff train {self.path}")
         return BoltzmannGenerator.load(self.generator_file, self.system, device=self.config.device)
 
-    def chunks(self, method: str = "is") -> list[tuple[Path, int]]:
-        """File and number of samples of every chunk: of walks (``is``) or of populations (``smc``)."""
+    def chunks(self, method: Method = "is") -> list[tuple[Path, int]]:
+        """File and number of samples of every chunk: of walks (``is``), populations (``smc``) or chains."""
+        if method not in ("is", "smc"):
+            from bgdiff.chains import ChainPlan
+
+            plan = ChainPlan.of(self.config, method)
+            return [
+                (self.path / f"samples-{method}" / f"chunk-{index:05d}.safetensors", rounds * plan.chains)
+                for index, (_, rounds) in enumerate(plan.stretches)
+            ]
         sampling = self.config.sampling
         folder = self.path / ("samples" if method == "is" else f"samples-{method}")
         starts = range(0, sampling.n_samples, sampling.chunk)
@@ -271,20 +279,21 @@ def stage_reweight(path: Path | str, progress: Stages = _unseen, method: str | N
     """Weight the samples with the true energy and write the results (again).
 
     Args:
-        method: of correction, is or smc; the run's own by default. smc draws populations that are missing.
+        method: of correction: is, smc, imh or replica-exchange. If given, samples it still lacks are drawn;
+            the default is the run's own, with the samples it has.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method, or too few samples for it.
+        CorrectionError: the method cannot go on; what was drawn is kept.
     """
-    if method not in (None, "is", "smc"):
-        raise ConfigError(f"unknown method of correction {method!r}; choose is or smc")
+    chosen = None if method is None else named_method(method)
     run = Run(path)
     with run.locked():
-        if method == "smc":
-            from bgdiff.chunks import draw_populations
+        if chosen is not None:
+            from bgdiff.chunks import draw_samples
 
-            draw_populations(run, progress)
-        _reweight(run, progress, method)
+            draw_samples(run, progress, chosen)
+        _reweight(run, progress, chosen)
     return run
 
 
@@ -320,22 +329,21 @@ def _train(run: Run, stages: Stages) -> None:
 
 
 def _sample(run: Run, stages: Stages) -> None:
-    from bgdiff.chunks import draw_populations, draw_walks
+    from bgdiff.chunks import draw_samples
     from bgdiff.outputs import save_held_out
 
-    draw = draw_populations if run.config.correction.method == "smc" else draw_walks
-    draw(run, stages)
+    draw_samples(run, stages, run.config.correction.method)
     held_out = run.file("held_out.npz")
     if not held_out.is_file():
         with run.timed("sample"), stages("walk held-out data up") as progress:
             save_held_out(held_out, run, run.generator(), progress)
 
 
-def _reweight(run: Run, stages: Stages, method: str | None = None) -> None:
-    from bgdiff.outputs import Correction, load_chunks, load_populations, write_ensemble
+def _reweight(run: Run, stages: Stages, method: Method | None = None) -> None:
+    from bgdiff.outputs import timing_key, write_ensemble
 
     method = method or run.config.correction.method
-    with run.timed("reweight"), stages("reweight") as progress:
+    with run.timed(timing_key(run.config, "reweight", method)), stages("reweight") as progress:
         files = run.chunks(method)
         lost = [file for file, _ in files if not file.is_file()]
         if lost:
@@ -343,12 +351,7 @@ def _reweight(run: Run, stages: Stages, method: str | None = None) -> None:
                 f"{lost[0]}: is missing ({len(lost)} of {len(files)} chunks of samples are); "
                 f"run: bgdiff sample {run.path}"
             )
-        names, correction = [file for file, _ in files], Correction()
-        if method == "smc":
-            paths, correction = load_populations(names)
-        else:
-            paths = load_chunks(names)
-        write_ensemble(run, run.generator(), paths, progress, correction)
+        write_ensemble(run, run.generator(), method, progress)
     _write_results(run)
 
 

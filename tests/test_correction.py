@@ -81,11 +81,12 @@ def test_either_method_on_a_trained_run(finished: Path, tmp_path: Path) -> None:
     assert abs(before.log_z.value - between.log_z.value) < 5 * error + 0.3
     stage_reweight(walks)
     after = read_results(walks / "results.json")
-    assert after.model_dump(exclude={"timings"}) == before.model_dump(exclude={"timings"})
+    changing = {"timings", "effective_samples_per_second"}
+    assert after.model_dump(exclude=changing) == before.model_dump(exclude=changing)
 
 
 def test_an_unknown_method_is_refused(finished: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown method of correction 'magic'; choose is or smc"):
+    with pytest.raises(ConfigError, match="unknown method of correction 'magic'; choose one of: is, smc, imh, replica-exchange"):
         stage_reweight(finished, method="magic")
 
 

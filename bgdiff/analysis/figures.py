@@ -56,7 +56,8 @@ def draw_figures(run: RunFiles, exact: Mapping[str, ExactProfile] | None = None)
     yield from _surfaces(run, weight)
     yield from _profiles(run, weight, exact or {})
     yield _energies(run, weight)
-    yield _weights(run)
+    if not run.results.n_chains:
+        yield _weights(run)
     if run.history:
         yield RunFigure(
             "training",
@@ -83,7 +84,9 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
     if f"obs_{x}" in run.data and f"obs_{y}" in run.data:
         samples["data"] = AngleSample(run.data[f"obs_{x}"], run.data[f"obs_{y}"])
     ours = run.proposal[f"obs_{x}"], run.proposal[f"obs_{y}"]
-    samples |= {"proposal": AngleSample(*ours), "reweighted": AngleSample(*ours, weight)}
+    if not run.results.n_chains:
+        samples["proposal"] = AngleSample(*ours)
+    samples["reweighted"] = AngleSample(*ours, weight)
     regions = []
     for basin in run.results.basins:
         axis = {x: "x", y: "y"}.get(basin.observable, "none")
@@ -113,10 +116,9 @@ def _profiles(
         if info.name not in wanted or key not in run.proposal:
             continue
         samples = {"data": ProfileSample(run.data[key])} if key in run.data else {}
-        samples |= {
-            "proposal": ProfileSample(run.proposal[key]),
-            "reweighted": ProfileSample(run.proposal[key], weight),
-        }
+        if not run.results.n_chains:
+            samples["proposal"] = ProfileSample(run.proposal[key])
+        samples["reweighted"] = ProfileSample(run.proposal[key], weight, _independent(run.results))
         truth = exact.get(info.name)
         caption = "−ln of the probability density; band: one standard error of the reweighted curve."
         if truth is not None:
@@ -137,6 +139,11 @@ def _profiles(
         )
 
 
+def _independent(results: Results) -> float:
+    """Share of the weighted samples' Kish number, or of the chains' draws, that are independent."""
+    return results.independent_fraction / (1.0 if results.n_chains else results.ess_kish or 1.0)
+
+
 def _boundaries(results: Results, info: ObservableInfo) -> list[float]:
     ends = {
         end
@@ -154,7 +161,9 @@ def _boundaries(results: Results, info: ObservableInfo) -> list[float]:
 def _energies(run: RunFiles, weight: NDArray[np.float64]) -> RunFigure:
     energy = run.proposal["energy"]
     samples = {"data": EnergySample(run.data["energy"])} if "energy" in run.data else {}
-    samples |= {"proposal": EnergySample(energy), "reweighted": EnergySample(energy, weight)}
+    if not run.results.n_chains:
+        samples["proposal"] = EnergySample(energy)
+    samples["reweighted"] = EnergySample(energy, weight)
     return RunFigure(
         "energies",
         "Potential energy",

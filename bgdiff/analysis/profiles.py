@@ -23,6 +23,8 @@ class ProfileSample(NamedTuple):
 
     value: Array
     weight: Array | None = None
+    independent: float = 1.0
+    """Share of them that are independent draws, by which squared errors are divided."""
 
 
 class ExactProfile(NamedTuple):
@@ -46,8 +48,7 @@ class Profile(NamedTuple):
 def free_energy_profile(sample: ProfileSample, edges: Array) -> Profile:
     """Estimate -ln p in kT, p the density per unit of the observable, and its delta-method error.
 
-    The density is normalised over all samples, those outside the bins included. The error assumes
-    independent samples.
+    The density is normalised over all samples, those outside the bins included.
     """
     value = np.asarray(sample.value, dtype=np.float64)
     weight = np.ones(value.size) if sample.weight is None else np.asarray(sample.weight, dtype=np.float64)
@@ -61,7 +62,7 @@ def free_energy_profile(sample: ProfileSample, edges: Array) -> Profile:
     variance = (1 - 2 * p) * squares[filled] + p**2 * (weight @ weight) / total**2
     energy, error = np.full(probability.size, np.nan), np.full(probability.size, np.nan)
     energy[filled] = -np.log(p / np.diff(edges)[filled])
-    error[filled] = np.sqrt(np.maximum(variance, 0.0) * n / max(n - 1, 1)) / p
+    error[filled] = np.sqrt(np.maximum(variance, 0.0) * n / max(n - 1, 1) / sample.independent) / p
     return Profile(edges, energy, error)
 
 
@@ -88,8 +89,7 @@ def profile(
     """
     scale = 180 / np.pi if periodic else 1.0
     samples = {
-        name: ProfileSample(np.asarray(sample.value) * scale, sample.weight)
-        for name, sample in samples.items()
+        name: sample._replace(value=np.asarray(sample.value) * scale) for name, sample in samples.items()
     }
     edges = np.linspace(-180, 180, bins + 1) if periodic else _edges(list(samples.values()), bins)
     curves = {name: free_energy_profile(sample, edges) for name, sample in samples.items()}
@@ -179,7 +179,7 @@ def _draw_deviation(ax: Axes, curve: Profile, truth: Array, name: str) -> None:
 def _edges(samples: Sequence[ProfileSample], bins: int) -> Array:
     """Bins over the central 99.98 % of every sample, so that a few strays do not stretch the axis."""
     ends = []
-    for value, weight in samples:
+    for value, weight, _ in samples:
         used = np.isfinite(value) if weight is None else np.isfinite(value) & (np.asarray(weight) > 0)
         if not used.any():
             continue

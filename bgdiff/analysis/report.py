@@ -27,6 +27,13 @@ from bgdiff.io import make_directory, write_text
 
 __all__ = ["build_report"]
 
+_METHODS = {
+    "is": "importance sampling",
+    "smc": "sequential Monte Carlo",
+    "imh": "independent Metropolis-Hastings",
+    "replica-exchange": "replica exchange",
+}
+
 
 def build_report(
     run_dir: Path | str,
@@ -108,18 +115,25 @@ def _cards(results: Results) -> Iterator[dict[str, str]]:
             "unit": "" if difference.value is None else "kT",
             "note": _in_kj(difference, results.temperature),
         }
+    worth = results.independent_fraction
     yield {
-        "name": "effective sample size (Kish)",
-        "number": fraction(results.independent_fraction),
+        "name": "effective independent samples",
+        "number": count(worth * results.n_samples),
         "unit": f"of {count(results.n_samples)}",
-        "note": f"worth {count(results.independent_fraction * results.n_samples)} independent samples",
+        "note": f"a fraction of {fraction(worth)}, by {_METHODS[results.method]}; "
+        f"{fraction(results.effective_samples_per_evaluation)} per target evaluation, "
+        f"{fraction(results.effective_samples_per_second)} per second",
     }
-    yield {
-        "name": "log Z",
-        "number": with_error(results.log_z.value, results.log_z.std_error),
-        "unit": "",
-        "note": _against(results.log_z.reference, results.log_z.reference_std_error, results.log_z.z_score),
-    }
+    log_z = results.log_z
+    if log_z is None:
+        yield {"name": "log Z", "number": "–", "unit": "", "note": results.log_z_missing or "not estimated"}
+    else:
+        yield {
+            "name": "log Z",
+            "number": with_error(log_z.value, log_z.std_error),
+            "unit": "",
+            "note": _against(log_z.reference, log_z.reference_std_error, log_z.z_score),
+        }
 
 
 def _in_kj(difference: FreeEnergyDifference, temperature: float | None) -> str:
@@ -200,9 +214,42 @@ def _missing(history: bool, data: bool) -> list[str]:
 
 
 def _diagnostics(results: Results) -> Iterator[dict[str, str]]:
+    rows = list(_chain_rows(results)) if results.n_chains else []
+    if results.ess_kish is not None:
+        rows += _weight_rows(results)
+    for name, value, definition in rows:
+        yield {"name": name, "value": value, "definition": definition}
+
+
+def _chain_rows(results: Results) -> Iterator[tuple[str, str, str]]:
+    yield "chains", count(results.n_chains), "independent of each other; samples are unweighted"
+    yield (
+        "slowest quantity",
+        results.slowest or "–",
+        "of all observables, basins and the energy; it decides the effective number of samples",
+    )
+    time = results.autocorrelation_time
+    yield "autocorrelation time", "–" if time is None else f"{time:.1f}", "draws per independent draw"
+    rhat = "–" if results.rhat is None else f"{results.rhat:.3f}"
+    yield "R-hat", rhat, "largest rank-normalised split R-hat; below 1.01 if the chains agree"
+    what = "moves at the target" if results.swap_rates else "walks as proposals"
+    yield "acceptance", percent(results.acceptance), f"mean probability with which {what} are accepted"
+    if results.swap_rates is not None:
+        least, mean = percent(results.swap_rates.min), percent(results.swap_rates.mean)
+        yield "exchanges", f"{mean}, least {least}", "mean acceptance between neighbouring rungs"
+    if results.round_trips is not None:
+        yield (
+            "round trips",
+            count(results.round_trips),
+            "points that came from the prior, drawn anew in every round, to the target",
+        )
+
+
+def _weight_rows(results: Results) -> list[tuple[str, str, str]]:
+    whose = "of the proposed walks' weights" if results.n_chains else "unmodified weights"
     held_out = f"over {count(results.n_held_out)} held-out frames"
     rows = [
-        ("Kish's effective sample size", fraction(results.ess_kish), "(Σw)²/(N Σw²), unmodified weights"),
+        ("Kish's effective sample size", fraction(results.ess_kish), f"(Σw)²/(N Σw²), {whose}"),
         (
             "forward effective sample size",
             fraction(results.ess_forward),
@@ -239,8 +286,14 @@ def _diagnostics(results: Results) -> Iterator[dict[str, str]]:
             "Kish's, without the largest 0.2 % of the weights; only for comparison with the literature",
         ),
     ]
-    for name, value, definition in rows:
-        yield {"name": name, "value": value, "definition": definition}
+    if results.surviving_ancestors is not None:
+        text = (
+            f"{count(results.surviving_ancestors)} ancestors after {count(results.n_resamplings)} "
+            f"resamplings of {count(results.n_populations)} populations; copies of one ancestor count as one "
+            "draw"
+        )
+        rows.append(("effective families", fraction(results.effective_fraction), text))
+    return rows
 
 
 def _provenance(results: Results) -> Iterator[tuple[str, str]]:
@@ -249,10 +302,8 @@ def _provenance(results: Results) -> Iterator[tuple[str, str]]:
     if results.timings:
         stages = ", ".join(f"{stage} {seconds(time)}" for stage, time in results.timings.items())
         yield "time", f"{stages}; together {seconds(sum(results.timings.values()))}"
-    yield (
-        "log Z",
-        f"{results.log_z.method}, {count(results.log_z.n_eff)} effective samples",
-    )
+    if results.log_z is not None:
+        yield "log Z", f"{results.log_z.method}, {count(results.log_z.n_eff)} effective samples"
     yield "versions", ", ".join(f"{name} {version}" for name, version in results.versions.items())
 
 

@@ -6,10 +6,11 @@ and ``warnings`` says why.
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from bgdiff.config import Method
 from bgdiff.errors import CheckpointError
 from bgdiff.io import read_json, write_json
 
@@ -20,6 +21,7 @@ __all__ = [
     "LogZ",
     "ObservableInfo",
     "Results",
+    "SwapRates",
     "read_results",
     "write_results",
     "z_score",
@@ -124,6 +126,15 @@ class BasinPopulation(_Model):
     """Its standard error."""
 
 
+class SwapRates(_Model):
+    """How often neighbouring rungs exchange their points, in replica exchange."""
+
+    min: Fraction
+    """Of the pair that exchanges least."""
+    mean: Fraction
+    """Over all pairs."""
+
+
 class Results(_Model):
     """Content of ``results.json``."""
 
@@ -151,34 +162,56 @@ class Results(_Model):
     n_held_out: Count
     """Held-out frames behind the forward effective sample sizes."""
 
-    method: Literal["is", "smc"] = "is"
-    """How the samples were corrected: importance sampling of walks, or sequential Monte Carlo."""
+    method: Method = "is"
+    """How the samples were corrected: importance sampling of walks, sequential Monte Carlo, Markov chains
+    over walks, or replica exchange."""
     effective_fraction: Fraction | None = None
-    """(ΣW)²/(N ΣW²) of the weights summed over samples of common descent; what N samples are worth."""
+    """What N samples are worth: for weighted samples (ΣW)²/(N ΣW²) of the weights summed over samples of
+    common descent; for chains the effective draws of the slowest quantity over N."""
+    effective_samples_per_evaluation: Number = None
+    """Effective samples over all target evaluations."""
+    effective_samples_per_second: Number = None
+    """Effective samples over the wall-clock time of training, drawing and correcting."""
     n_resamplings: Count = 0
     """Resamplings in all populations."""
     n_populations: Count = 0
     """Populations that were resampled by themselves; 0 without resampling."""
     surviving_ancestors: Count | None = None
     """First-generation ancestors of the final samples."""
+    n_chains: Count = 0
+    """Markov chains, or sets of replicas; 0 for weighted samples."""
+    acceptance: Fraction | None = None
+    """Mean acceptance of walks as proposals, or of moves at the target."""
+    autocorrelation_time: Number = None
+    """Draws of a chain per independent draw, for the slowest quantity."""
+    slowest: str | None = None
+    """The quantity whose chains are worth least."""
+    rhat: Number = None
+    """Largest rank-normalised split R-hat of all quantities."""
+    round_trips: Count | None = None
+    """Points that came from the prior to the target while draws were kept."""
+    swap_rates: SwapRates | None = None
+    """How often neighbouring rungs exchange."""
 
-    ess_kish: Fraction
-    """(Σw)²/(N Σw²), unmodified."""
+    ess_kish: Fraction | None
+    """(Σw)²/(N Σw²), unmodified; of the proposed walks if these are chains over walks."""
     ess_forward: Fraction | None
     """1/(E_p[w] E_p[1/w]) over the held-out frames as they are."""
     ess_forward_rebalanced: Fraction | None
     """The same with the basins of the held-out frames in their reweighted proportions."""
-    ess_clipped_1e4: Fraction
+    ess_clipped_1e4: Fraction | None
     """Kish's with the largest 1e-4 of the weights set to the smallest of them; for comparison only."""
-    ess_trimmed_0p2pct: Fraction
+    ess_trimmed_0p2pct: Fraction | None
     """Kish's without the largest 0.2 % of the weights; for comparison only."""
-    max_weight_share: Fraction
+    max_weight_share: Fraction | None
     """The largest weight over the sum of all."""
     pareto_k: Number
     """Shape of the generalised Pareto distribution of the largest weights."""
 
-    log_z: LogZ
-    """Natural logarithm of the target's normaliser."""
+    log_z: LogZ | None
+    """Natural logarithm of the target's normaliser; null if the method has none."""
+    log_z_missing: str | None = None
+    """Why there is no log Z."""
     free_energy_differences: list[FreeEnergyDifference]
     """Differences the system asks for."""
     basins: list[BasinPopulation]
@@ -197,9 +230,15 @@ class Results(_Model):
 
     @property
     def independent_fraction(self) -> float:
-        """What the samples are worth, as a fraction of N: copies of one ancestor count as one draw."""
-        known = self.effective_fraction
-        return self.ess_kish if known is None else min(self.ess_kish, known)
+        """What the samples are worth, as a fraction of N; copies and what chains remember are not counted."""
+        known = [self.effective_fraction, None if self.n_chains else self.ess_kish]
+        return min(value for value in known if value is not None)
+
+    @model_validator(mode="after")
+    def _worth_something(self) -> Self:
+        if self.effective_fraction is None and (self.n_chains or self.ess_kish is None):
+            raise ValueError("chains need an effective_fraction, and weighted samples an ess_kish")
+        return self
 
 
 def z_score(

@@ -95,10 +95,11 @@ def _arrays(path: Path, required: bool = False) -> Arrays:
         return {}
     try:
         with np.load(path, allow_pickle=False) as content:
+            arrays = ((name, content[name]) for name in content.files)
             return {
-                name: np.asarray(content[name], dtype=np.float64)
-                for name in content.files
-                if content[name].dtype.kind in "fiub"
+                name: np.asarray(values, dtype=np.float64)
+                for name, values in arrays
+                if values.dtype.kind in "fiub"
             }
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: file is missing; the run is incomplete or was moved") from error

@@ -2,28 +2,28 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bgdiff.analysis.chains import ChainRecord, chain_diagnostics
+from bgdiff.analysis.estimators import ChainDraws, Estimator, WeightedSamples
 from bgdiff.analysis.results import (
     BasinPopulation,
     FreeEnergyDifference,
     LogZ,
     ObservableInfo,
     Results,
+    SwapRates,
     z_score,
 )
 from bgdiff.analysis.weights import ess_forward, ess_kish, normalised_weights, weight_diagnostics
+from bgdiff.config import Method
 from bgdiff.errors import DataError
 from bgdiff.free_energy.estimate import EmptyBasinError
-from bgdiff.free_energy.importance import (
-    expectation,
-    family_log_weights,
-    free_energy_difference,
-    log_z,
-)
+from bgdiff.free_energy.importance import family_log_weights, free_energy_difference, log_z
 
 if TYPE_CHECKING:
     from bgdiff.system_spec import DifferenceSpec
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["rebalancing_log_weight", "summarise"]
 
 logger = logging.getLogger(__name__)
+
+_NO_LOG_Z = "replica exchange samples the target without its normaliser; is, smc and imh give log Z"
 
 Observables = Mapping[str, NDArray[np.float64]]
 Masks = Mapping[str, NDArray[np.bool_]]
@@ -51,17 +53,21 @@ def summarise(
     versions: Mapping[str, str],
     held_out: Observables | None = None,
     held_out_log_weight: ArrayLike | None = None,
-    method: Literal["is", "smc"] = "is",
+    method: Method = "is",
     family: ArrayLike | None = None,
     n_resamplings: int = 0,
     n_populations: int = 0,
+    chains: ChainRecord | None = None,
+    energy: ArrayLike | None = None,
+    walk_log_weight: ArrayLike | None = None,
+    seconds: float | None = None,
     warnings: Sequence[str] = (),
 ) -> Results:
     """Estimate everything the system asks for.
 
     Args:
         system: basins, differences and reference values.
-        log_weight: (n,) log weights of the proposal's samples.
+        log_weight: (n,) log weights of the proposal's samples; all equal if they are draws of chains.
         proposal: observables of the same samples, each (n,); torsions in radian.
         data: observables of the whole data set.
         held_out: observables of the held-out frames, each (m,).
@@ -69,6 +75,10 @@ def summarise(
         method: how the samples were corrected.
         family: (n,) numbers of the samples' first-generation ancestors, if samples were ever copied.
         n_resamplings, n_populations: of sequential Monte Carlo.
+        chains: what is known about the chains, if the samples are draws of chains, round by round.
+        energy: (n,) reduced energies of the draws, by which chains are judged too.
+        walk_log_weight: log weights of the walks that chains took as proposals; they give log Z.
+        seconds: what the samples took, training included.
         warnings: what earlier stages have to say; notes about the estimates are appended.
 
     Raises:
@@ -77,11 +87,18 @@ def summarise(
     """
     weights = np.asarray(log_weight, dtype=np.float64)
     _check_lengths("proposal", proposal, weights.size)
-    # copies of one particle are one draw, so the shape of the weights is judged by family
-    diagnostics = weight_diagnostics(family_log_weights(weights, family), held_out_log_weight)
     notes = list(warnings)
     in_proposal, in_data = _masks(system, proposal), _masks(system, data)
     reference = system.reference
+    estimator: Estimator
+    if chains is None:
+        estimator = WeightedSamples(weights, family)
+        diagnosed: ArrayLike | None = family_log_weights(weights, family)
+        health: dict[str, Any] = {}
+    else:
+        estimator = ChainDraws(chains.n_chains)
+        diagnosed = walk_log_weight
+        health = _health(chains, system, proposal, in_proposal, energy)
     rebalanced = None
     if held_out is not None and held_out_log_weight is not None:
         m = np.size(held_out_log_weight)
@@ -89,6 +106,13 @@ def summarise(
         in_held_out = _masks(system, held_out)
         importance = rebalancing_log_weight(weights, in_proposal, in_held_out, m)
         rebalanced = None if importance is None else ess_forward(held_out_log_weight, importance)
+    quality = _weight_quality(diagnosed, held_out_log_weight)
+    if chains is None:
+        # copies of one particle are one draw, so the shape of the weights is judged by family
+        health["effective_fraction"] = quality["ess_kish"]
+        quality["ess_kish"] = ess_kish(weights)
+    proposed = weights if walk_log_weight is None else np.asarray(walk_log_weight)
+    worth = health["effective_fraction"] * weights.size
     return Results(
         bgdiff_version=bgdiff_version,
         system=system.name,
@@ -96,30 +120,26 @@ def summarise(
         temperature=system.temperature if system.spec.kind == "openmm" else None,
         preset=preset,
         seed=seed,
-        n_samples=diagnostics.n_samples,
-        n_nonfinite=int(np.count_nonzero(~np.isfinite(weights))),
+        n_samples=weights.size,
+        n_nonfinite=int(np.count_nonzero(~np.isfinite(proposed))),
         n_data=_length(data),
         n_held_out=0 if held_out_log_weight is None else int(np.size(held_out_log_weight)),
         method=method,
-        effective_fraction=diagnostics.ess_kish,
+        effective_samples_per_evaluation=worth / target_evaluations if target_evaluations else None,
+        effective_samples_per_second=worth / seconds if seconds else None,
         n_resamplings=n_resamplings,
         n_populations=n_populations,
         surviving_ancestors=None if family is None else int(np.unique(family).size),
-        ess_kish=ess_kish(weights),
-        ess_forward=diagnostics.ess_forward,
+        **health,
+        **quality,
         ess_forward_rebalanced=rebalanced,
-        ess_clipped_1e4=diagnostics.ess_clipped_1e4,
-        ess_trimmed_0p2pct=diagnostics.ess_trimmed_0p2pct,
-        max_weight_share=diagnostics.max_weight_share,
-        pareto_k=diagnostics.pareto_k,
-        log_z=_log_z(weights, family, reference.get("log_z")),
+        log_z=_log_z(weights if chains is None else walk_log_weight, family, reference.get("log_z")),
+        log_z_missing=_NO_LOG_Z if chains is not None and walk_log_weight is None else None,
         free_energy_differences=[
-            _difference(spec, weights, family, in_proposal, in_data, _named(reference, spec.name), notes)
+            _difference(spec, estimator, in_proposal, in_data, _named(reference, spec.name), notes)
             for spec in system.differences
         ],
-        basins=[
-            _basin(system, name, weights, family, in_proposal[name], in_data[name]) for name in in_proposal
-        ],
+        basins=[_basin(system, name, estimator, in_proposal[name], in_data[name]) for name in in_proposal],
         observables=[_observable(system, name) for name in system.spec.observables],
         target_evaluations=target_evaluations,
         timings=dict(timings),
@@ -164,9 +184,59 @@ def _masks(system: "System", observables: Observables) -> dict[str, NDArray[np.b
     return {name: system.basin(name, observables) for name in system.spec.basins}
 
 
+def _weight_quality(log_weight: ArrayLike | None, held_out: ArrayLike | None) -> dict[str, Any]:
+    """What weights say about themselves; all None without weights, but for the held-out frames."""
+    if log_weight is None:
+        names = ("ess_kish", "ess_clipped_1e4", "ess_trimmed_0p2pct", "max_weight_share", "pareto_k")
+        forward = None if held_out is None else ess_forward(held_out)
+        return {**dict.fromkeys(names), "ess_forward": forward}
+    known = asdict(weight_diagnostics(log_weight, held_out))
+    del known["n_samples"], known["n_nonfinite"]
+    return known
+
+
+def _health(
+    chains: ChainRecord,
+    system: "System",
+    observables: Observables,
+    basins: Masks,
+    energy: ArrayLike | None,
+) -> dict[str, Any]:
+    """Diagnostics of chains, by every observable (angles by cosine and sine), basin, and the energy."""
+    quantities: dict[str, ArrayLike] = {} if energy is None else {"energy": energy}
+    for name, values in observables.items():
+        if system.spec.observables[name].periodic:
+            quantities |= {f"cos {name}": np.cos(values), f"sin {name}": np.sin(values)}
+        else:
+            quantities[name] = values
+    quantities |= {f"basin {name}": mask for name, mask in basins.items()}
+    n = next((np.size(values) for values in quantities.values()), 0)
+    states = n if energy is None else _n_states(np.asarray(energy), chains.n_chains)
+    found = chain_diagnostics(quantities, chains.n_chains, states)
+    rates = chains.swap_rates
+    return {
+        "effective_fraction": min(found.effective_draws / n, 1.0),
+        "n_chains": chains.n_chains,
+        "acceptance": chains.acceptance,
+        "autocorrelation_time": n / found.effective_draws,
+        "slowest": found.slowest,
+        "rhat": found.rhat,
+        "round_trips": chains.round_trips,
+        "swap_rates": None if not rates else SwapRates(min=min(rates), mean=float(np.mean(rates))),
+    }
+
+
+def _n_states(energy: NDArray[np.float64], n_chains: int) -> int:
+    """How many states chains have been in: a draw that repeats the one before is the same state."""
+    rounds = energy.reshape(-1, n_chains)
+    return n_chains + int(np.count_nonzero(rounds[1:] != rounds[:-1]))
+
+
 def _log_z(
-    log_weight: NDArray[np.float64], family: ArrayLike | None, reference: Mapping[str, Any] | None
-) -> LogZ:
+    log_weight: ArrayLike | None, family: ArrayLike | None, reference: Mapping[str, Any] | None
+) -> LogZ | None:
+    if log_weight is None:
+        return None
     estimate = log_z(log_weight, family=family)
     value, error = _reference(reference)
     return LogZ(
@@ -183,8 +253,7 @@ def _log_z(
 
 def _difference(
     spec: "DifferenceSpec",
-    log_weight: NDArray[np.float64],
-    family: ArrayLike | None,
+    estimator: Estimator,
     in_proposal: Masks,
     in_data: Masks,
     reference: Mapping[str, Any] | None,
@@ -201,9 +270,7 @@ def _difference(
 
     value, error = _reference(reference)
     try:
-        estimate = free_energy_difference(
-            log_weight, in_proposal[spec.initial], in_proposal[spec.final], names=names, family=family
-        )
+        estimate = estimator.difference(in_proposal[spec.initial], in_proposal[spec.final], names)
     except EmptyBasinError as problem:
         logger.warning("free-energy difference %s: %s", spec.name, problem)
         notes.append(f"free-energy difference {spec.name} could not be estimated: {problem}")
@@ -225,26 +292,25 @@ def _difference(
         reference_method=(reference or {}).get("method"),
         z_score=z_score(numbers["value"], numbers["std_error"], value, error),
         data_value=counted(in_data),
-        proposal_value=counted(in_proposal),
+        proposal_value=counted(in_proposal) if isinstance(estimator, WeightedSamples) else None,
     )
 
 
 def _basin(
     system: "System",
     name: str,
-    log_weight: NDArray[np.float64],
-    family: ArrayLike | None,
+    estimator: Estimator,
     in_proposal: NDArray[np.bool_],
     in_data: NDArray[np.bool_],
 ) -> BasinPopulation:
     spec = system.spec.basins[name]
-    population = expectation(log_weight, in_proposal, family=family)
+    population = estimator.average(in_proposal)
     return BasinPopulation(
         name=name,
         observable=spec.observable,
         intervals=[(lo, hi) for lo, hi in spec.intervals],
         data=float(in_data.mean()) if in_data.size else None,
-        proposal=float(in_proposal.mean()),
+        proposal=float(in_proposal.mean()) if isinstance(estimator, WeightedSamples) else None,
         reweighted=population.value,
         reweighted_std_error=population.std_error,
     )

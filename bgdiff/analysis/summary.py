@@ -38,14 +38,27 @@ def summary_table(results: Results) -> Table:
         if difference.proposal_value is not None:
             table.add_row("  counted in the proposal", two_decimals(difference.proposal_value), "")
     log_z = results.log_z
-    table.add_row(
-        "log Z",
-        with_error(log_z.value, log_z.std_error),
-        Text(_comparison(log_z.reference, log_z.reference_std_error, log_z.z_score)),
-    )
+    if log_z is not None:
+        table.add_row(
+            "log Z",
+            with_error(log_z.value, log_z.std_error),
+            Text(_comparison(log_z.reference, log_z.reference_std_error, log_z.z_score)),
+        )
     table.add_section()
     table.add_row("samples", count(results.n_samples), _nonfinite(results))
-    table.add_row("effective sample size (Kish)", fraction(results.ess_kish), "1 is perfect")
+    worth = results.independent_fraction
+    table.add_row(
+        "effective independent samples",
+        count(worth * results.n_samples),
+        f"{fraction(worth)} of all; {fraction(results.effective_samples_per_evaluation)} per target "
+        f"evaluation, {fraction(results.effective_samples_per_second)} per second",
+    )
+    if results.n_chains:
+        _chain_rows(table, results)
+    if results.ess_kish is None:
+        return table
+    whose = "of the proposed walks" if results.n_chains else "1 is perfect"
+    table.add_row("effective sample size (Kish)", fraction(results.ess_kish), whose)
     if results.surviving_ancestors is not None:
         table.add_row(
             "effective families",
@@ -68,6 +81,20 @@ def summary_table(results: Results) -> Table:
         "literature conventions",
     )
     return table
+
+
+def _chain_rows(table: Table, results: Results) -> None:
+    table.add_row("chains", count(results.n_chains), f"slowest: {results.slowest}")
+    table.add_row("R-hat", "–" if results.rhat is None else f"{results.rhat:.3f}", "below 1.01")
+    time = results.autocorrelation_time
+    table.add_row("autocorrelation time", "–" if time is None else f"{time:.1f}", "draws of a chain")
+    what = "of moves at the target" if results.swap_rates else "of walks as proposals"
+    table.add_row("acceptance", percent(results.acceptance), what)
+    if results.swap_rates is not None:
+        rates = results.swap_rates
+        table.add_row("exchanges of rungs", percent(rates.mean), f"least {percent(rates.min)}")
+    if results.round_trips is not None:
+        table.add_row("arrivals from the prior", count(results.round_trips), "")
 
 
 def _caption(results: Results) -> Text:

@@ -17,6 +17,10 @@ _FORWARD_LOW, _FORWARD_EXTREME = 0.5, 0.1
 _NONFINITE_MANY = 0.01
 _FEW_IN_BASIN = 50
 _AGREES, _DISAGREES = 2.0, 3.0
+# Vehtari et al. (2021) ask for an R-hat below 1.01; above 1.1, the older limit, chains plainly differ.
+_RHAT_LARGE, _RHAT_EXTREME = 1.01, 1.1
+_FEW_TRIPS = 100
+_RARE = 0.05
 
 
 class Level(IntEnum):
@@ -46,11 +50,11 @@ def verdict(results: Results) -> tuple[Level, list[str]]:
 
 def findings(results: Results) -> list[Finding]:
     """Judge the weights, then every estimate that has something to be compared with."""
-    found = [_sample_size(results), *_largest_weight(results), _tail(results), *_forward(results)]
-    found += _nonfinite(results)
+    found = [_sample_size(results), *_chains(results), *_largest_weight(results), *_tail(results)]
+    found += [*_forward(results), *_nonfinite(results)]
     for difference in results.free_energy_differences:
         found += _difference(difference)
-    if results.log_z.reference is not None:
+    if results.log_z is not None and results.log_z.reference is not None:
         found.append(_against_reference("log Z", results.log_z, ""))
     found += [Finding(Level.CAUTION, _sentence(text)) for text in results.warnings]
     return found
@@ -71,6 +75,8 @@ def _sample_size(results: Results) -> Finding:
         f"Effective sample size {fraction(best)} of {count(results.n_samples)} samples, worth "
         f"{count(effective)} independent ones"
     )
+    if results.slowest is not None:
+        size += f" (slowest: {results.slowest})"
     if effective < _TOO_FEW:
         return Finding(Level.UNRELIABLE, f"{size}: too few to trust any number; train longer or sample more.")
     if effective < _ENOUGH:
@@ -78,15 +84,61 @@ def _sample_size(results: Results) -> Finding:
     return Finding(Level.RELIABLE, f"{size}: reliable.")
 
 
+def _chains(results: Results) -> list[Finding]:
+    """How the chains mix; nothing for weighted samples."""
+    if not results.n_chains:
+        return []
+    number, found = count(results.n_chains), []
+    if results.rhat is None:
+        found.append(
+            Finding(Level.UNRELIABLE, f"The {number} chains do not move: R-hat has no finite value.")
+        )
+    else:
+        level = (
+            Level.UNRELIABLE
+            if results.rhat > _RHAT_EXTREME
+            else Level.CAUTION
+            if results.rhat > _RHAT_LARGE
+            else Level.RELIABLE
+        )
+        agree = "agree" if level is Level.RELIABLE else "have not come to agree yet; run them for longer"
+        found.append(Finding(level, f"R-hat {results.rhat:.3f} over {number} chains: they {agree}."))
+    if results.acceptance is not None and results.acceptance < _RARE:
+        what = "proposed walks" if results.round_trips is None else "moves at the target"
+        text = f"Only {percent(results.acceptance)} of the {what} are accepted; train longer."
+        found.append(Finding(Level.CAUTION, text))
+    if results.swap_rates is not None and results.swap_rates.min < _RARE:
+        text = (
+            f"Two rungs exchange in only {percent(results.swap_rates.min)} of cases, which holds everything "
+            "up; raise correction.swap_acceptance."
+        )
+        found.append(Finding(Level.CAUTION, text))
+    if results.round_trips is not None and results.round_trips < _FEW_TRIPS:
+        level = Level.CAUTION if results.round_trips else Level.UNRELIABLE
+        text = (
+            f"{count(results.round_trips)} points came from the prior to the target, too few to weigh basins "
+            "that only the prior connects; draw more samples."
+        )
+        found.append(Finding(level, text))
+    return found
+
+
 def _largest_weight(results: Results) -> list[Finding]:
     share = results.max_weight_share
-    if share < _SHARE_HIGH or share * results.n_samples < 2:
+    if share is None or share < _SHARE_HIGH or share * results.n_samples < 2:
         return []
     level = Level.UNRELIABLE if share >= _SHARE_EXTREME else Level.CAUTION
     return [Finding(level, f"A single sample carries {percent(share)} of all weight.")]
 
 
-def _tail(results: Results) -> Finding:
+def _tail(results: Results) -> list[Finding]:
+    """The weights' tail, of the proposed walks if they feed chains; nothing without weights."""
+    if results.ess_kish is None:
+        return []
+    return [_tail_index(results)]
+
+
+def _tail_index(results: Results) -> Finding:
     k = results.pareto_k
     if k is None:
         return Finding(
@@ -117,6 +169,8 @@ def _forward(results: Results) -> list[Finding]:
                 Level.CAUTION, "No held-out data: nothing here would reveal a mode that the proposal misses."
             )
         ]
+    if results.ess_kish is None:
+        return []  # no weights to compare with: chains that start at the prior are judged by what arrives
     raw, rebalanced = results.ess_forward, results.ess_forward_rebalanced
     best = raw if rebalanced is None else rebalanced
     ratio = best / results.ess_kish

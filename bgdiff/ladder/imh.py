@@ -78,6 +78,15 @@ class PathChains:
         return cls._with_new_paths(ladder, target.evaluate(z), generator)
 
     @classmethod
+    def walked(
+        cls, ladder: Ladder, target: TargetDensity, n: int, generator: torch.Generator
+    ) -> "PathChains":
+        """n independent walks down the ladder, weighed: what chains take as proposals."""
+        walks = ladder.walk_down(n, generator)
+        state = target.evaluate(walks.z)
+        return cls(state, state.log_density + walks.log_ratio)
+
+    @classmethod
     def _with_new_paths(cls, ladder: Ladder, state: State, generator: torch.Generator) -> "PathChains":
         return cls(state, state.log_density + ladder.walk_up(state.z, generator).log_ratio)
 
@@ -90,14 +99,17 @@ def advance(
     rounds: int,
     generator: torch.Generator,
     observe: Callable[[PathChains], None] | None = None,
+    proposals: PathChains | None = None,
 ) -> tuple[PathChains, list[float]]:
     """Alternate a proposal from the ladder with local moves under the target.
 
-    Costs one target evaluation per chain and round, and those of the moves.
+    Costs one target evaluation per chain and round, unless proposals are given, and those of the moves.
 
     Args:
         moves: none or some; each leaves the target invariant.
         observe: called after each round.
+        proposals: walks that were drawn and weighed beforehand, round by round, one per chain in each; they
+            must be independent of the chains. By default walks are drawn here.
 
     Returns:
         The chains, and the mean acceptance of the proposals and of each move.
@@ -105,19 +117,28 @@ def advance(
     if rounds < 1:
         raise ConfigError(f"a chain needs at least one round, not {rounds}")
     rates = torch.zeros(1 + len(moves), dtype=torch.float64)
-    for _ in range(rounds):
-        walks = ladder.walk_down(len(chains.log_weight), generator)
-        proposed = target.evaluate(walks.z)
-        log_weight = proposed.log_density + walks.log_ratio
-        log_ratio = log_weight - chains.log_weight
-        possible = torch.isfinite(log_weight) & ~log_ratio.isnan()
+    width = len(chains.log_weight)
+    if proposals is not None and len(proposals.log_weight) != rounds * width:
+        raise ConfigError(
+            f"{rounds} rounds of {width} chains need {rounds * width} proposals, not "
+            f"{len(proposals.log_weight)}"
+        )
+    for index in range(rounds):
+        if proposals is None:
+            proposed = PathChains.walked(ladder, target, width, generator)
+        else:
+            rows = torch.arange(index * width, (index + 1) * width, device=chains.log_weight.device)
+            proposed = PathChains(proposals.state.take(rows), proposals.log_weight[rows])
+        log_ratio = proposed.log_weight - chains.log_weight
+        possible = torch.isfinite(proposed.log_weight) & ~log_ratio.isnan()
         probability = torch.where(possible, log_ratio.clamp(max=0).exp(), 0.0)
         uniform = torch.rand(
-            probability.shape, generator=generator, dtype=torch.float64, device=walks.z.device
+            probability.shape, generator=generator, dtype=torch.float64, device=probability.device
         )
         accept = uniform < probability
         chains = PathChains(
-            proposed.where(accept, chains.state), torch.where(accept, log_weight, chains.log_weight)
+            proposed.state.where(accept, chains.state),
+            torch.where(accept, proposed.log_weight, chains.log_weight),
         )
         accepted: list[float] = []
         if moves:

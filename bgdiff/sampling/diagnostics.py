@@ -7,7 +7,7 @@ from scipy.stats import norm, rankdata
 
 from bgdiff.errors import DataError
 
-__all__ = ["effective_draws", "rhat"]
+__all__ = ["effective_draws", "mean_error", "rhat"]
 
 Array = NDArray[np.float64]
 
@@ -36,7 +36,28 @@ def effective_draws(draws: Array) -> float:
     Args:
         draws: ``(chains, n)``, at least one chain of four draws.
     """
-    scores = _normal_scores(_split(draws))
+    return _effective(_normal_scores(_split(draws)))[0]
+
+
+def mean_error(draws: Array) -> tuple[float, float]:
+    """Standard error of the mean of all draws, and the number of independent draws that it amounts to.
+
+    As :func:`effective_draws`, for the draws themselves instead of their ranks, and never more than there
+    are draws. If every draw is the same they do not tell: the error is infinite, the number 1.
+
+    Args:
+        draws: ``(chains, n)``, at least one chain of four draws.
+    """
+    split = _split(draws)
+    size, variance = _effective(split)
+    if not variance > 0:
+        return float("inf"), 1.0
+    size = min(size, float(np.size(draws)))
+    return float(np.sqrt(variance / size)), size
+
+
+def _effective(scores: Array) -> tuple[float, float]:
+    """Effective number of draws, and the variance of one draw, ``(chains, n)`` being split already."""
     chains, n = scores.shape
     centred = scores - scores.mean(axis=1, keepdims=True)
     transform = rfft(centred, next_fast_len(2 * n), axis=1)
@@ -44,14 +65,14 @@ def effective_draws(draws: Array) -> float:
     within = covariance[:, 0].mean() * n / (n - 1)
     total = within * (n - 1) / n + (scores.mean(axis=1).var(ddof=1) if chains > 1 else 0.0)
     if total == 0:
-        return float("nan")
+        return float("nan"), 0.0
     correlation = 1 - (within - covariance.mean(axis=0)) / total
     correlation[0] = 1.0
     pairs = correlation[: n - n % 2].reshape(-1, 2).sum(axis=1)
     negative = np.flatnonzero(pairs < 0)
     pairs = np.minimum.accumulate(pairs[: negative[0]] if len(negative) else pairs)
     time = max(-1 + 2 * float(pairs.sum()), 1 / np.log10(chains * n))
-    return chains * n / time
+    return chains * n / time, float(total)
 
 
 def _split(draws: Array) -> Array:
