@@ -4,7 +4,6 @@ Every stage can be started by itself, stops at any moment without harm, and goes
 Files are complete or absent; a stage is done when its last file is there.
 """
 
-import json
 import logging
 import os
 import time
@@ -18,7 +17,7 @@ import bgdiff
 from bgdiff.config import Method, RunConfig, make_config, named_method, parse_config
 from bgdiff.environment import package_versions
 from bgdiff.errors import CheckpointError, RunDirectoryError
-from bgdiff.io import make_directory, read_json, write_json, write_text
+from bgdiff.io import make_directory, read_json, write_json
 from bgdiff.progress import Progress, silent
 from bgdiff.systems import System, load_system
 
@@ -94,13 +93,20 @@ class Run:
         """Path of one of the run's files."""
         return self.path / name
 
-    @property
-    def training_checkpoint(self) -> Path:
-        return self.path / "train" / "checkpoint.safetensors"
+    def training_folder(self, index: int = 0) -> Path:
+        """Folder of one training: 0 the first, on the data; then one per round."""
+        return self.path / (f"rounds/{index:02d}" if index else "train")
+
+    def checkpoint(self, index: int = 0) -> Path:
+        return self.training_folder(index) / "checkpoint.safetensors"
+
+    def trained_generator(self, index: int = 0) -> Path:
+        return self.training_folder(index) / "generator.safetensors"
 
     @property
     def generator_file(self) -> Path:
-        return self.path / "train" / "generator.safetensors"
+        """The generator that the final samples come from."""
+        return self.trained_generator(self.config.rounds.n_rounds)
 
     def generator(self) -> "BoltzmannGenerator":
         """The trained generator.
@@ -245,10 +251,12 @@ def resume_run(path: Path | str) -> Run:
 
 def run_all(path: Path | str, progress: Stages = _unseen) -> Run:
     """Do what is left of a run, to the report."""
+    from bgdiff.rounds import train_rounds
+
     run = Run(path)
     with run.locked():
         if not run.generator_file.is_file():
-            _train(run, progress)
+            train_rounds(run, progress)
         _sample(run, progress)
         if not run.file("results.json").is_file():
             _reweight(run, progress)
@@ -257,13 +265,15 @@ def run_all(path: Path | str, progress: Stages = _unseen) -> Run:
 
 
 def stage_train(path: Path | str, progress: Stages = _unseen) -> Run:
-    """Train, or go on training; a finished training is left as it is."""
+    """Train, or go on training, with all rounds; a finished training is left as it is."""
+    from bgdiff.rounds import train_rounds
+
     run = Run(path)
     with run.locked():
         if run.generator_file.is_file():
             _LOG.warning("%s: is trained already", run.path)
         else:
-            _train(run, progress)
+            train_rounds(run, progress)
     return run
 
 
@@ -303,29 +313,6 @@ def stage_report(path: Path | str, progress: Stages = _unseen) -> Run:
     with run.locked():
         _report(run, progress)
     return run
-
-
-def _train(run: Run, stages: Stages) -> None:
-    from bgdiff.generator import finish
-    from bgdiff.preparation import prepare
-    from bgdiff.training import Trainer
-
-    make_directory(run.path / "train")
-    with run.timed("train"):
-        with stages("label data") as progress:
-            prepared = prepare(run.system, run.data, run.config, progress=progress)
-        trainer = Trainer(
-            prepared.training, prepared.held_out, prepared.coordinates, run.config, prepared.latent
-        )
-        if run.training_checkpoint.is_file():
-            trainer.load(run.training_checkpoint)
-        with stages("train") as progress:
-            trainer.run(run.training_checkpoint, progress)
-        lines = [json.dumps(record) for record in trainer.history]
-        write_text(run.path / "train" / "history.jsonl", "\n".join(lines) + "\n")
-        with stages("measure steps") as progress:
-            generator = finish(run.system, prepared, trainer, progress)
-        generator.save(run.generator_file)
 
 
 def _sample(run: Run, stages: Stages) -> None:
