@@ -2,12 +2,15 @@
 
 import io
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from checks import assert_standard
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +34,99 @@ def test_main_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row["std error"] > 0 and row["ESS"] > 0 for row in content["rows"])
     # both saw the same frames
     assert content["rows"][0]["dF of training frames"] == content["rows"][1]["dF of training frames"]
+
+
+@pytest.mark.slow
+def test_correction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method has its row, with its own cost and with that of training and data; nothing is repeated."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import correction, harness
+
+    file = tmp_path / "correction.json"
+    monkeypatch.setattr(sys, "argv", ["correction", "--quick", "--json", str(file), "--keep", str(tmp_path)])
+    harness.main("correction", correction.measure, "", correction.tables)
+    rows = json.loads(file.read_text())["rows"]
+    names = [row["method"] for row in rows]
+    assert names[:3] == ["IS", "SMC", "IMH"]
+    assert names[3] in ("replica exchange", "replica-exchange"), "so little training may not be enough"
+    assert names[4:] == ["MD", "parallel tempering"]
+    for row in rows:
+        if "failed" in row:
+            continue
+        assert row["effective samples"] <= row["samples"] <= row["target evaluations"]
+        assert row["effective / CPU s"] == pytest.approx(row["effective samples"] / row["CPU s"])
+        extra = row.get("training / CPU s", 0) + row.get("data / CPU s", 0)
+        assert row["CPU s, all included"] == pytest.approx(row["CPU s"] + extra)
+        assert (extra > 0) == (row["method"] not in ("MD", "parallel tempering"))
+        assert ("dF / kT" in row) <= (row["effective samples"] > 0)
+        assert row["reference / kT"] == pytest.approx(4.77, abs=0.2)
+    # two nanoseconds from one start do not see the other basin, and that is what is said
+    assert rows[4]["effective samples"] == 0
+    assert "dF / kT" not in rows[4]
+    again = tmp_path / "again.json"
+    monkeypatch.setattr(sys, "argv", ["correction", "--quick", "--json", str(again), "--keep", str(tmp_path)])
+    harness.main("correction", correction.measure, "", correction.tables)
+    for before, after in zip(rows, json.loads(again.read_text())["rows"], strict=True):
+        assert after.get("CPU s") == before.get("CPU s")
+
+
+@pytest.fixture
+def outcomes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import outcomes
+
+    return outcomes
+
+
+def double_well_draws(p: float, shape: tuple[int, int], stay: float, seed: int) -> np.ndarray:
+    """x of two-state chains ``(T, C)``, at the right with probability p; correlation ``stay`` per step."""
+    generator = np.random.default_rng(seed)
+    right = generator.random(shape[1]) < p
+    draws = np.empty(shape)
+    for row in draws:
+        fresh = generator.random(shape[1]) < p
+        right = np.where(generator.random(shape[1]) < stay, right, fresh)
+        row[:] = np.where(right, 1.0, -1.0)
+    return draws.reshape(-1)
+
+
+def test_chains_are_worth_what_their_slowest_quantity_says(outcomes: Any) -> None:
+    """Two-state chains with known correlation: (1-ρ)/(1+ρ) of the draws count, and the error follows."""
+    from bgdiff.systems import load_system
+
+    system, p, stay = load_system("double_well"), 0.2, 0.8
+    scores, sizes, behind = [], [], []
+    for seed in range(40):
+        x = double_well_draws(p, (2000, 8), stay, seed)
+        outcome = outcomes.from_chains("chains", system, {"x": x}, 8, 1, 1.0)
+        truth = -math.log(p / (1 - p))
+        scores.append((outcome.difference.value - truth) / outcome.difference.std_error)
+        sizes.append(outcome.effective)
+        behind.append(outcomes.draws_behind(outcome.difference, truth))
+        assert outcome.crossed == 1.0
+    assert_standard(torch.tensor(scores))
+    expected = 16_000 * (1 - stay) / (1 + stay)
+    assert np.mean(sizes) == pytest.approx(expected, rel=0.05)
+    assert np.mean(behind) == pytest.approx(expected, rel=0.1)
+    stuck = np.tile([-1.0, -1.0, 1.0, -1.0], 500)
+    outcome = outcomes.from_chains("chains", system, {"x": stuck}, 4, 1, 1.0)
+    assert (outcome.effective, outcome.crossed, outcome.difference) == (0.0, 0.0, None)
+    assert "no chain" in outcome.slowest
+
+
+def test_weights_are_worth_kish_by_family(outcomes: Any) -> None:
+    from bgdiff.systems import load_system
+
+    system = load_system("double_well")
+    x = {"x": np.array([1.0, -1.0, 1.0, -1.0])}
+    log_weight = np.log([1.0, 3.0, 1.0, 3.0])
+    plain = outcomes.from_weights("IS", system, log_weight, x, 4, 1.0)
+    assert plain.effective == pytest.approx(64 / 20)
+    assert plain.difference.value == pytest.approx(-math.log(2 / 6))
+    family = np.array([0, 0, 1, 1])
+    assert outcomes.from_weights("SMC", system, log_weight, x, 4, 1.0, family).effective == pytest.approx(2)
+    one_sided = {"x": np.full(4, -1.0)}
+    assert outcomes.from_weights("IS", system, log_weight, one_sided, 4, 1.0).difference is None
 
 
 @pytest.fixture
