@@ -167,6 +167,7 @@ class WalkChains:
         counted, target = _target(self.generator)
         total = self.plan.chains * self.plan.length
         state, log_weight = self._weigh(target, 0, min(self.config.pilot_particles, total))
+        progress(1, 2)
         stream = _stream(self.generator, self.seed, "imh", "pilot")
         if not bool(torch.isfinite(log_weight).any()):
             raise _no_weight(len(log_weight))

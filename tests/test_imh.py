@@ -116,3 +116,29 @@ def test_health_of_chains() -> None:
         assert health.effective_draws == pytest.approx(24_000 / health.autocorrelation_time)
         assert health.rhat < 1.01
     assert chain_health(noise + torch.arange(4)[:, None]).rhat > 1.1
+
+
+def test_walks_drawn_beforehand_make_the_same_chains() -> None:
+    """Given the walks that would have been drawn, nothing else changes; too few are refused."""
+    walks = PathChains.walked(ladder(), target(), 50, seeded(13))
+    start = PathChains.at(ladder(), target(), MODEL.sample(50, seeded(14)), seeded(15))
+    ours, _ = advance(start, ladder(), target(), [], 1, seeded(13))
+    theirs, rates = advance(start, ladder(), target(), [], 1, _after_a_walk(13), proposals=walks)
+    assert torch.equal(ours.state.z, theirs.state.z)
+    assert torch.equal(ours.log_weight, theirs.log_weight)
+    assert 0.1 < rates[0] < 0.95
+    with pytest.raises(ConfigError, match="2 rounds of 50 chains need 100 proposals, not 50"):
+        advance(start, ladder(), target(), [], 2, seeded(13), proposals=walks)
+
+
+def test_chains_over_walks_drawn_beforehand_leave_the_target_invariant() -> None:
+    start = PathChains.at(ladder(), target(), MODEL.sample(4000, seeded(16)), seeded(17))
+    proposals = PathChains.walked(ladder(), target(), 5 * 4000, seeded(18))
+    chains, _ = advance(start, ladder(), target(), MOVES, 5, seeded(19), proposals=proposals)
+    assert_same_density(chains.state.z, MODEL.sample(20_000, seeded(20)), MODEL.periodic)
+
+
+def _after_a_walk(seed: int) -> torch.Generator:
+    generator = seeded(seed)
+    ladder().walk_down(50, generator)
+    return generator

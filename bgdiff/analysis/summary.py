@@ -47,12 +47,10 @@ def summary_table(results: Results) -> Table:
     table.add_section()
     table.add_row("samples", count(results.n_samples), _nonfinite(results))
     worth = results.independent_fraction
-    table.add_row(
-        "effective independent samples",
-        count(worth * results.n_samples),
-        f"{fraction(worth)} of all; {fraction(results.effective_samples_per_evaluation)} per target "
-        f"evaluation, {fraction(results.effective_samples_per_second)} per second",
-    )
+    effective = count(worth * results.n_samples)
+    table.add_row("effective samples", effective, f"{fraction(worth)} of all", style="bold")
+    table.add_row("  per target evaluation", fraction(results.effective_samples_per_evaluation), "")
+    table.add_row("  per second", fraction(results.effective_samples_per_second), "training included")
     if results.n_chains:
         _chain_rows(table, results)
     if results.ess_kish is None:
