@@ -114,6 +114,7 @@ def write_ensemble(
 def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) -> "Results":
     """Results from the arrays that :func:`write_ensemble` and :func:`save_held_out` wrote."""
     from bgdiff.analysis.summarise import summarise
+    from bgdiff.rounds import earlier_rounds
 
     proposal, data = load_arrays(run.file("proposal.npz")), load_arrays(run.file("data.npz"))
     held_out = load_arrays(run.file("held_out.npz"))
@@ -125,6 +126,8 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
     correction = Correction.from_json(read_json(facts)) if facts.is_file() else Correction()
     weighted = 0 if correction.chains is not None else len(proposal["log_weight"])
     walks = load_arrays(run.file("walks.npz")) if correction.method == "imh" else {}
+    rounds = earlier_rounds(run)
+    spent = correction.target_evaluations + sum(one.target_evaluations for one in rounds)
     return summarise(
         run.system,
         proposal["log_weight"],
@@ -133,7 +136,7 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
         preset=run.config.preset,
         seed=run.config.seed,
         bgdiff_version=program_version,
-        target_evaluations=weighted + len(data["energy"]) + correction.target_evaluations,
+        target_evaluations=weighted + len(data["energy"]) + spent,
         method=correction.method,
         family=proposal.get("family"),
         n_resamplings=correction.n_resamplings,
@@ -142,6 +145,7 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
         energy=proposal["energy"],
         walk_log_weight=walks.get("log_weight"),
         timings=run.timings,
+        earlier=[(one.log_weight, one.observables) for one in rounds],
         seconds=_seconds(run, correction.method),
         versions=versions,
         held_out=_observables(held_out) if has_held_out else None,

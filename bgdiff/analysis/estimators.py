@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from bgdiff.analysis.chains import chain_average, chain_difference
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.free_energy.importance import expectation, free_energy_difference
+from bgdiff.free_energy.pooling import PooledSets
 
-__all__ = ["ChainDraws", "Estimator", "WeightedSamples"]
+__all__ = ["ChainDraws", "Estimator", "PooledSamples", "WeightedSamples"]
 
 Mask = NDArray[np.bool_]
 
@@ -43,6 +44,20 @@ class WeightedSamples:
 
     def difference(self, initial: Mask, final: Mask, names: tuple[str, str]) -> Estimate:
         return free_energy_difference(self.log_weight, initial, final, names=names, family=self.family)
+
+
+@dataclass(frozen=True)
+class PooledSamples:
+    """Weighted samples of several proposals, set after set."""
+
+    sets: PooledSets
+
+    def average(self, values: ArrayLike) -> Estimate:
+        """As above, for masks only: each region is pooled by itself."""
+        return self.sets.population(values)
+
+    def difference(self, initial: Mask, final: Mask, names: tuple[str, str]) -> Estimate:
+        return self.sets.difference(initial, final, names)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bgdiff.analysis.chains import ChainRecord, chain_diagnostics
-from bgdiff.analysis.estimators import ChainDraws, Estimator, WeightedSamples
+from bgdiff.analysis.estimators import ChainDraws, Estimator, PooledSamples, WeightedSamples
 from bgdiff.analysis.results import (
     BasinPopulation,
     FreeEnergyDifference,
@@ -23,7 +23,8 @@ from bgdiff.analysis.weights import ess_forward, ess_kish, normalised_weights, w
 from bgdiff.config import Method
 from bgdiff.errors import DataError
 from bgdiff.free_energy.estimate import EmptyBasinError
-from bgdiff.free_energy.importance import family_log_weights, free_energy_difference, log_z
+from bgdiff.free_energy.importance import family_log_weights, free_energy_difference
+from bgdiff.free_energy.pooling import PooledSets, WeightedSet
 
 if TYPE_CHECKING:
     from bgdiff.system_spec import DifferenceSpec
@@ -60,6 +61,7 @@ def summarise(
     chains: ChainRecord | None = None,
     energy: ArrayLike | None = None,
     walk_log_weight: ArrayLike | None = None,
+    earlier: Sequence[tuple[ArrayLike, Observables]] = (),
     seconds: float | None = None,
     warnings: Sequence[str] = (),
 ) -> Results:
@@ -78,6 +80,9 @@ def summarise(
         chains: what is known about the chains, if the samples are draws of chains, round by round.
         energy: (n,) reduced energies of the draws, by which chains are judged too.
         walk_log_weight: log weights of the walks that chains took as proposals; they give log Z.
+        earlier: log weights and observables of walks that were corrected before, in rounds of training. Free
+            energies and populations pool them with the samples, unless those are draws of chains; what
+            describes the samples themselves, such as the effective fraction, leaves them out.
         seconds: what the samples took, training included.
         warnings: what earlier stages have to say; notes about the estimates are appended.
 
@@ -91,11 +96,15 @@ def summarise(
     in_proposal, in_data = _masks(system, proposal), _masks(system, data)
     reference = system.reference
     estimator: Estimator
+    in_estimate: Masks = in_proposal
     if chains is None:
-        estimator = WeightedSamples(weights, family)
+        sets: PooledSets | None = _pooled(weights, family, earlier)
+        estimator = PooledSamples(sets) if earlier and sets else WeightedSamples(weights, family)
+        in_estimate = _joined([in_proposal, *(_masks(system, seen) for _, seen in earlier)])
         diagnosed: ArrayLike | None = family_log_weights(weights, family)
         health: dict[str, Any] = {}
     else:
+        sets = None if walk_log_weight is None else _pooled(np.asarray(walk_log_weight), None, ())
         estimator = ChainDraws(chains.n_chains)
         diagnosed = walk_log_weight
         health = _health(chains, system, proposal, in_proposal, energy)
@@ -133,13 +142,18 @@ def summarise(
         **health,
         **quality,
         ess_forward_rebalanced=rebalanced,
-        log_z=_log_z(weights if chains is None else walk_log_weight, family, reference.get("log_z")),
-        log_z_missing=_NO_LOG_Z if chains is not None and walk_log_weight is None else None,
+        log_z=None if sets is None else _log_z(sets, reference.get("log_z")),
+        log_z_missing=_NO_LOG_Z if sets is None else None,
         free_energy_differences=[
-            _difference(spec, estimator, in_proposal, in_data, _named(reference, spec.name), notes)
+            _difference(
+                spec, estimator, in_estimate, in_proposal, in_data, _named(reference, spec.name), notes
+            )
             for spec in system.differences
         ],
-        basins=[_basin(system, name, estimator, in_proposal[name], in_data[name]) for name in in_proposal],
+        basins=[
+            _basin(system, name, estimator, in_estimate[name], in_proposal[name], in_data[name])
+            for name in in_proposal
+        ],
         observables=[_observable(system, name) for name in system.spec.observables],
         target_evaluations=target_evaluations,
         timings=dict(timings),
@@ -232,12 +246,21 @@ def _n_states(energy: NDArray[np.float64], n_chains: int) -> int:
     return n_chains + int(np.count_nonzero(rounds[1:] != rounds[:-1]))
 
 
-def _log_z(
-    log_weight: ArrayLike | None, family: ArrayLike | None, reference: Mapping[str, Any] | None
-) -> LogZ | None:
-    if log_weight is None:
-        return None
-    estimate = log_z(log_weight, family=family)
+def _pooled(
+    log_weight: NDArray[np.float64],
+    family: ArrayLike | None,
+    earlier: Sequence[tuple[ArrayLike, Observables]],
+) -> PooledSets:
+    return PooledSets([WeightedSet(log_weight, family), *(WeightedSet(weights) for weights, _ in earlier)])
+
+
+def _joined(masks: Sequence[Masks]) -> Masks:
+    """The masks of several sets of samples as one, set after set."""
+    return {name: np.concatenate([part[name] for part in masks]) for name in masks[0]}
+
+
+def _log_z(sets: PooledSets, reference: Mapping[str, Any] | None) -> LogZ:
+    estimate = sets.log_z()
     value, error = _reference(reference)
     return LogZ(
         value=estimate.value,
@@ -254,6 +277,7 @@ def _log_z(
 def _difference(
     spec: "DifferenceSpec",
     estimator: Estimator,
+    in_estimate: Masks,
     in_proposal: Masks,
     in_data: Masks,
     reference: Mapping[str, Any] | None,
@@ -270,7 +294,7 @@ def _difference(
 
     value, error = _reference(reference)
     try:
-        estimate = estimator.difference(in_proposal[spec.initial], in_proposal[spec.final], names)
+        estimate = estimator.difference(in_estimate[spec.initial], in_estimate[spec.final], names)
     except EmptyBasinError as problem:
         logger.warning("free-energy difference %s: %s", spec.name, problem)
         notes.append(f"free-energy difference {spec.name} could not be estimated: {problem}")
@@ -292,7 +316,7 @@ def _difference(
         reference_method=(reference or {}).get("method"),
         z_score=z_score(numbers["value"], numbers["std_error"], value, error),
         data_value=counted(in_data),
-        proposal_value=counted(in_proposal) if isinstance(estimator, WeightedSamples) else None,
+        proposal_value=None if isinstance(estimator, ChainDraws) else counted(in_proposal),
     )
 
 
@@ -300,17 +324,18 @@ def _basin(
     system: "System",
     name: str,
     estimator: Estimator,
+    in_estimate: NDArray[np.bool_],
     in_proposal: NDArray[np.bool_],
     in_data: NDArray[np.bool_],
 ) -> BasinPopulation:
     spec = system.spec.basins[name]
-    population = estimator.average(in_proposal)
+    population = estimator.average(in_estimate)
     return BasinPopulation(
         name=name,
         observable=spec.observable,
         intervals=[(lo, hi) for lo, hi in spec.intervals],
         data=float(in_data.mean()) if in_data.size else None,
-        proposal=float(in_proposal.mean()) if isinstance(estimator, WeightedSamples) else None,
+        proposal=None if isinstance(estimator, ChainDraws) else float(in_proposal.mean()),
         reweighted=population.value,
         reweighted_std_error=population.std_error,
     )

@@ -4,7 +4,7 @@ import math
 from enum import IntEnum
 from typing import NamedTuple
 
-from bgdiff.analysis.results import FreeEnergyDifference, LogZ, Results
+from bgdiff.analysis.results import BasinPopulation, FreeEnergyDifference, LogZ, Results
 from bgdiff.analysis.text import count, fraction, percent, two_decimals, with_error
 
 __all__ = ["Finding", "Level", "findings", "pareto_k_limit", "verdict"]
@@ -52,6 +52,8 @@ def findings(results: Results) -> list[Finding]:
     """Judge the weights, then every estimate that has something to be compared with."""
     found = [_sample_size(results), *_chains(results), *_largest_weight(results), *_tail(results)]
     found += [*_forward(results), *_nonfinite(results)]
+    for basin in results.basins:
+        found += _unseen(basin, results.n_data)
     for difference in results.free_energy_differences:
         found += _difference(difference)
     if results.log_z is not None and results.log_z.reference is not None:
@@ -210,6 +212,20 @@ def _nonfinite(results: Results) -> list[Finding]:
             Level.CAUTION if share > _NONFINITE_MANY else Level.RELIABLE,
             f"{count(results.n_nonfinite)} samples ({percent(share)}) had an impossible geometry or a "
             "non-finite energy; they count with weight zero.",
+        )
+    ]
+
+
+def _unseen(basin: BasinPopulation, n_data: int) -> list[Finding]:
+    """A basin that no data frame has shown to the model, though its prior may reach it."""
+    if basin.data != 0:
+        return []
+    return [
+        Finding(
+            Level.UNRELIABLE,
+            f"Basin {basin.name}: none of the {count(n_data)} data frames lies in it, so the model was never "
+            "shown it. Samples that stray there say nothing reliable about its population; add data that "
+            "visit it, and train again.",
         )
     ]
 

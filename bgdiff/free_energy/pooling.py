@@ -135,7 +135,8 @@ class PooledSets:
 
     def _method(self, name: str) -> str:
         sets = len(self.weights)
-        return f"{name}, delta-method error" + (f", pooled over {sets} proposals" if sets > 1 else "")
+        over = " over families" if any(family is not None for family in self.families) else ""
+        return f"{name}, delta-method error{over}" + (f", pooled over {sets} proposals" if sets > 1 else "")
 
 
 def _kish(weight: Array) -> float:

@@ -1,0 +1,185 @@
+"""Self-correcting training: from wrong proportions to right ones, and honest where it cannot get there."""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_run import Stop, same_results
+
+from bgdiff.analysis.results import read_results
+from bgdiff.analysis.verdict import Level, verdict
+from bgdiff.errors import CheckpointError
+from bgdiff.ladder.resampling import effective_size
+from bgdiff.outputs import load_arrays
+from bgdiff.rounds import EarlierRound, round_log_weight, tempering_power
+from bgdiff.run import Run, resume_run, run_all, start_run
+from bgdiff.systems import load_system
+
+# F_right - F_left of the double well (1, -4, 1), by quadrature (DESIGN: -ln(p_r/p_l))
+DELTA_F = 2.629382
+P_RIGHT = 1 / (1 + math.exp(DELTA_F))
+
+SMALL: dict[str, Any] = {
+    "network": {"width": 32, "depth": 1},
+    "ladder": {"n_training_rungs": 32, "n_rungs": 30, "moment_samples": 1000, "pilot_samples": 200},
+    "training": {"steps": 600, "batch_size": 256, "checkpoint_seconds": 0.5},
+    "rounds": {"n_rounds": 2, "n_samples": 4000, "n_rungs": 30, "steps": 600, "learning_rate": 3e-3},
+    "sampling": {"n_samples": 4000, "chunk": 2000, "n_held_out": 200},
+}
+TINY: dict[str, Any] = {
+    "network": {"width": 16, "depth": 1},
+    "ladder": {"n_training_rungs": 12, "n_rungs": 10, "moment_samples": 200, "pilot_samples": 100},
+    "training": {"steps": 20, "batch_size": 64, "checkpoint_seconds": 0},
+    "rounds": {"n_rounds": 2, "n_samples": 300, "n_rungs": 8, "steps": 12, "moves": 1},
+    "sampling": {"n_samples": 200, "chunk": 100, "n_held_out": 50},
+}
+
+
+def wells(folder: Path, left: int, right: int) -> Path:
+    """Frames of the shipped chains: so many of each well, those of the right one consecutive."""
+    x = load_system("double_well").load_data(None).x.numpy()
+    inside = x[:, 0, 0] > 0
+    chosen = [x[~inside][:: max(1, int((~inside).sum()) // left)][:left], x[inside][:right]]
+    np.savez(folder / "frames.npz", x=np.concatenate(chosen))
+    return folder / "frames.npz"
+
+
+def shares_of_the_right_well(path: Path) -> list[float]:
+    """In the walks of every round, and in those of the final model."""
+    run = Run(path)
+    folders = [run.training_folder(index) for index in range(1, run.config.rounds.n_rounds + 1)]
+    rounds = [EarlierRound.load(folder).observables["x"] for folder in folders]
+    return [float((x > 0).mean()) for x in (*rounds, load_arrays(path / "proposal.npz")["obs_x"])]
+
+
+def test_wrong_proportions_are_put_right(tmp_path: Path) -> None:
+    data = wells(tmp_path, 4000, 4000)
+    path = start_run("double_well", tmp_path / "run", seed=1, overrides=SMALL, data=data)
+    run_all(path)
+    first, second, final = shares_of_the_right_well(path)
+    assert first == pytest.approx(0.5, abs=0.06)  # as the data had it
+    for share, limit in ((second, 0.5), (final, 0.3)):  # 2.6 kT off at first
+        assert abs(math.log(share / (1 - share)) + DELTA_F) < limit
+    results = read_results(path / "results.json")
+    (difference,) = results.free_energy_differences
+    assert abs(difference.value - DELTA_F) < 4 * difference.std_error
+    assert results.ess_kish > 0.8
+    # the rounds' own walks tell more about the rare well than the final ones, which hardly visit it
+    arrays = load_arrays(path / "proposal.npz")
+    assert difference.n_eff > 1.5 * (arrays["obs_x"] > 0).sum()
+    assert results.target_evaluations == 8000 + 2 * 4000 + 4000
+
+
+def test_one_stretch_of_frames_of_the_minor_well_is_enough(tmp_path: Path) -> None:
+    data = wells(tmp_path, 4000, 40)
+    overrides = {**SMALL, "rounds": {**SMALL["rounds"], "moves": 3}}
+    path = start_run("double_well", tmp_path / "run", seed=1, overrides=overrides, data=data)
+    run_all(path)
+    shares = shares_of_the_right_well(path)
+    assert shares[0] < 0.03
+    assert abs(math.log(shares[-1] / (1 - shares[-1])) + DELTA_F) < 0.6
+    results = read_results(path / "results.json")
+    (difference,) = results.free_energy_differences
+    assert abs(difference.value - DELTA_F) < 4 * difference.std_error
+    assert difference.std_error < 0.15
+
+
+def test_a_well_without_data_is_not_claimed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = wells(tmp_path, 4000, 0)
+    overrides = {**SMALL, "rounds": {**SMALL["rounds"], "n_rounds": 1}}
+    path = start_run("double_well", tmp_path / "run", seed=1, overrides=overrides, data=data)
+    with caplog.at_level(logging.WARNING):
+        run_all(path)
+    assert "no frame of the data set lies in basin right" in caplog.text
+    level, sentences = verdict(read_results(path / "results.json"))
+    assert level is Level.UNRELIABLE
+    assert any(sentence.startswith("Basin right: none of the 4") for sentence in sentences)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = start_run("double_well", tmp_path_factory.mktemp("rounds") / "whole", seed=3, overrides=TINY)
+    run_all(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("stage", "count"),
+    [
+        ("round 1: sample", 12),
+        ("round 1: correct", 2),
+        ("round 1: train", 7),
+        ("round 1: measure steps", 4),
+        ("round 2: sample", 1),
+        ("round 2: train", 12),
+        ("sample", 3),
+    ],
+)
+def test_interrupted_rounds_resume_to_the_same_bits(
+    whole: Path, tmp_path: Path, stage: str, count: int
+) -> None:
+    path = start_run("double_well", tmp_path / "run", seed=3, overrides=TINY)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(path, Stop(stage, count).stage)
+    resume_run(path)
+    run_all(path)
+    same_results(whole, path)
+
+
+def test_rounds_are_counted_and_recorded(whole: Path) -> None:
+    records = [json.loads((whole / f"rounds/0{index}/round.json").read_text()) for index in (1, 2)]
+    n_data = json.loads((whole / "results.json").read_text())["n_data"]
+    assert all(record["n_samples"] == 300 for record in records)
+    assert all(record["target_evaluations"] > 2 * 300 for record in records)
+    total = n_data + 200 + sum(record["target_evaluations"] for record in records)
+    assert json.loads((whole / "results.json").read_text())["target_evaluations"] == total
+
+
+def test_rounds_draw_their_own_random_numbers(whole: Path) -> None:
+    run = Run(whole)
+    first, second = (EarlierRound.load(run.training_folder(index)) for index in (1, 2))
+    final = load_arrays(whole / "proposal.npz")["log_weight"]
+    assert not np.isin(first.log_weight, second.log_weight).any()
+    assert not np.isin(second.log_weight[:200], final).any()
+
+
+def test_a_damaged_round_is_named(whole: Path, tmp_path: Path) -> None:
+    path = start_run("double_well", tmp_path / "run", seed=3, overrides=TINY)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(path, Stop("round 2: sample", 1).stage)
+    checkpoint = path / "rounds" / "01" / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-50])
+    with pytest.raises(CheckpointError, match=r"01/checkpoint\.safetensors"):
+        run_all(path)
+
+
+def test_tempered_weights_keep_what_was_asked_for() -> None:
+    log_weight = 30 * torch.randn(500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    power = tempering_power(log_weight, 0.1)
+    assert 0 < power < 1
+    assert effective_size(power * log_weight) / 500 == pytest.approx(0.1, rel=1e-3)
+    assert tempering_power(log_weight / 1000, 0.1) == 1.0
+    log_weight[3] = -torch.inf
+    assert 0 < tempering_power(log_weight, 0.1) < 1
+
+
+def test_rare_basins_get_their_least_share() -> None:
+    generator = torch.Generator().manual_seed(2)
+    log_weight = torch.randn(1000, generator=generator, dtype=torch.float64)
+    basin = torch.full((1000,), -1)
+    basin[:900], basin[900:905], basin[905:950] = 0, 1, 2
+    log_weight[905:950] = -torch.inf  # reached, but impossible
+    before = torch.softmax(log_weight, 0)
+    after = torch.softmax(round_log_weight(log_weight, basin, 0.05), 0)
+    assert float(after[900:905].sum()) == pytest.approx(0.05)
+    assert float(after[905:950].sum()) == 0
+    # within a basin, and among all others, nothing changes
+    torch.testing.assert_close(after[900:905] / after[900:905].sum(), before[900:905] / before[900:905].sum())
+    others = torch.cat([torch.arange(900), torch.arange(950, 1000)])
+    torch.testing.assert_close(after[others] / after[others].sum(), before[others] / before[others].sum())
+    torch.testing.assert_close(torch.softmax(round_log_weight(log_weight, basin, 0.0), 0), before)
