@@ -107,6 +107,15 @@ def run(
     samples: Annotated[
         int | None, typer.Option(min=2, max=10**9, help="Samples to draw.", show_default="from the preset")
     ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Rounds of self-correcting training: draw, correct, train on what came out.",
+            show_default="from the preset",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -148,6 +157,8 @@ def run(
         given_settings = list(settings or [])
         if samples is not None:
             given_settings.append(f"sampling.n_samples={samples}")
+        if rounds is not None:
+            given_settings.append(f"rounds.n_rounds={rounds}")
         directory = start_run(
             system,
             out or Path("runs") / f"{folder_name(system)}-{preset}-{seed}",

@@ -35,6 +35,8 @@ def test_overrides_change_only_what_they_name() -> None:
         ({"ladder": {"sigma_min": float("nan")}}, "ladder.sigma_min"),
         ({"ladder": {"sigma_max": float("inf")}}, "ladder.sigma_max"),
         ({"sampling": {"n_samples": -1}}, "sampling.n_samples"),
+        ({"rounds": {"n_rounds": -1}}, "rounds.n_rounds"),
+        ({"rounds": {"least_share": 0.7}}, "rounds.least_share"),
         ({"correction": {"method": "magic"}}, "correction.method"),
         ({"correction": {"threshold": 1.5}}, "correction.threshold"),
         ({"correction": {"pilot_particles": 3}}, "correction.pilot_particles"),
@@ -55,3 +57,13 @@ def test_unknown_preset_lists_the_known_ones() -> None:
 def test_negative_seed_is_refused() -> None:
     with pytest.raises(ConfigError, match="seed"):
         make_config("quick", seed=-1)
+
+
+def test_settings_of_each_round_differ_in_what_they_should() -> None:
+    config = make_config("quick", seed=3, overrides={"rounds": {"n_rounds": 2, "steps": 70, "n_rungs": 21}})
+    first, second, third = (config.of_round(index) for index in range(3))
+    assert (first.training, first.seed) == (config.training, config.seed)
+    assert second.training.steps == third.training.steps == 70
+    assert len({first.seed, second.seed, third.seed}) == 3
+    assert [round_.ladder.n_rungs for round_ in (first, second, third)] == [21, 21, config.ladder.n_rungs]
+    assert make_config("quick").of_round(0) == make_config("quick")
