@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bgdiff.analysis.chains import ChainRecord
 from bgdiff.analysis.exact import exact_profiles
 from bgdiff.analysis.profiles import ExactProfile
 from bgdiff.analysis.results import Results, write_results
@@ -100,6 +101,34 @@ def double_well(directory: Path, n: int = 20_000, seed: int = 0) -> tuple[Result
     data_energy = potential(data["x"]) + 0.5 * data["y"] ** 2
     _write(directory, results, log_weight, energy, proposal, data, data_energy)
     return results, exact_profiles(system)
+
+
+def chains(directory: Path, n_chains: int = 20, length: int = 1000, seed: int = 0) -> Results:
+    """Replica exchange on the tilted double well, as it would be if its draws were almost independent."""
+    generator = np.random.default_rng(seed)
+    system = load_system("double_well")
+    n = n_chains * length
+    x = np.linspace(-4.0, 4.0, 20_001)
+    density = np.exp(-(x - 4 * x**2 + x**4))
+    cumulative = np.cumsum(density) / density.sum()
+
+    def draw(count: int) -> Arrays:
+        return {
+            "x": np.interp(generator.random(count), cumulative, x),
+            "y": generator.standard_normal(count),
+        }
+
+    proposal, data = draw(n), draw(n // 2)
+    energy, data_energy = (
+        part["x"] - 4 * part["x"] ** 2 + part["x"] ** 4 + 0.5 * part["y"] ** 2 for part in (proposal, data)
+    )
+    record = ChainRecord(n_chains, 0.81, 2345, (0.31, 0.42, 0.57))
+    results = summarise(
+        system, np.zeros(n), proposal, data, method="replica-exchange", chains=record, energy=energy,
+        held_out=draw(50), held_out_log_weight=generator.standard_normal(50), seconds=100.0, **FACTS,
+    )  # fmt: skip
+    _write(directory, results, np.zeros(n), energy, proposal, data, data_energy)
+    return results
 
 
 def history(n: int = 240, every: int = 10) -> list[dict[str, float]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_run import double_well, molecule
+from synthetic_run import chains, double_well, molecule
 
 from bgdiff.analysis.report import build_report
 from bgdiff.analysis.results import Results, read_results, write_results
@@ -107,6 +107,26 @@ def test_report_of_a_toy_with_exact_curves(tmp_path: Path) -> None:
     assert "kJ/mol" not in page.text
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
         "profile_x", "profile_y", "energies", "weights", "training",
+    }  # fmt: skip
+
+
+def test_report_of_chains(tmp_path: Path) -> None:
+    chains(tmp_path)
+    page = outline(build_report(tmp_path))
+    for words in (
+        "How good the chains are",
+        "by replica exchange",
+        "replica exchange samples the target without its normaliser",
+        "largest rank-normalised split R-hat",
+        "43.3 %, least 31.0 %",
+        "2 345",
+        "all draws after the burn-in",
+    ):
+        assert words in page.text, words
+    for words in ("Pareto", "Kish", "counted in the proposal / kT:", "None", "nan"):
+        assert words not in page.text, words
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
+        "profile_x", "energies", "training",
     }  # fmt: skip
 
 

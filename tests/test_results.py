@@ -8,9 +8,9 @@ from typing import get_args, get_origin
 
 import numpy as np
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
-from synthetic_run import double_well, molecule
+from synthetic_run import chains, double_well, molecule
 
 from bgdiff.analysis.results import Results, read_results, write_results, z_score
 from bgdiff.analysis.summarise import rebalancing_log_weight, summarise
@@ -333,3 +333,61 @@ def test_copies_are_reported_as_what_they_are() -> None:
     assert ours.value == plain.value
     assert ours.std_error == pytest.approx(3**0.5 * plain.std_error, rel=0.01)
     assert found.log_z.method.endswith("over families")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return chains(tmp_path_factory.mktemp("chains"))
+
+
+def test_results_of_chains(mixed: Results, tmp_path: Path) -> None:
+    """Unweighted draws: no log Z and no weights, errors of independent draws when that is what they are."""
+    assert (mixed.log_z, mixed.ess_kish, mixed.pareto_k, mixed.max_weight_share) == (None,) * 4
+    assert mixed.ess_forward is not None
+    (difference,) = mixed.free_energy_differences
+    share = 1 / (1 + math.exp(2.629382))
+    independent = 1 / math.sqrt(mixed.n_samples * share * (1 - share))
+    assert difference.std_error == pytest.approx(independent, rel=0.1)
+    assert abs(difference.value - 2.629382) < 4 * difference.std_error
+    assert 0.8 < (mixed.effective_fraction or 0) <= 1
+    assert mixed.effective_samples_per_second == pytest.approx(mixed.independent_fraction * 20_000 / 100)
+    assert mixed.effective_samples_per_evaluation == pytest.approx(
+        mixed.independent_fraction * 20_000 / 52_000
+    )
+    write_results(tmp_path / "results.json", mixed)
+    assert read_results(tmp_path / "results.json") == mixed
+    level, sentences = verdict(mixed)
+    assert level is Level.RELIABLE
+    assert any(re.search(r"^R-hat 1\.00\d over 20 chains: they agree\.$", text) for text in sentences)
+    text = rendered(mixed)
+    for words in ("R-hat", "arrivals from the prior", "2\u202f345", "least 31.0 %", "per second"):
+        assert words in text
+    assert "log Z" not in text
+    assert "Pareto" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "words"),
+    [
+        ({"rhat": 1.03}, Level.CAUTION, r"R-hat 1\.030 over 20 chains: they have not come to agree yet"),
+        ({"rhat": 1.3}, Level.UNRELIABLE, "have not come to agree"),
+        ({"rhat": None}, Level.UNRELIABLE, "do not move"),
+        ({"acceptance": 0.01}, Level.CAUTION, r"Only 1\.0 % of the moves at the target are accepted"),
+        ({"acceptance": 0.01, "round_trips": None}, Level.CAUTION, "of the proposed walks are accepted"),
+        ({"swap_rates": {"min": 0.02, "mean": 0.3}}, Level.CAUTION, r"exchange in only 2\.0 % of cases"),
+        ({"round_trips": 12}, Level.CAUTION, "12 points came from the prior to the target, too few"),
+        ({"round_trips": 0}, Level.UNRELIABLE, "0 points came from the prior"),
+        ({"effective_fraction": 0.01}, Level.CAUTION, "worth 200 independent ones"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_verdict_on_chains(mixed: Results, changes: dict, level: Level, words: str) -> None:
+    found, sentences = verdict(changed(mixed, **changes))
+    assert found is level
+    assert any(re.search(words, sentence) for sentence in sentences)
+
+
+def test_results_without_a_size_are_refused(mixed: Results, well: Results) -> None:
+    for results, name in ((mixed, "effective_fraction"), (well, "ess_kish")):
+        with pytest.raises(ValidationError, match="chains need an effective_fraction, and weighted samples"):
+            changed(results, **({"effective_fraction": None} | {name: None}))
