@@ -22,8 +22,11 @@ from bgdiff.cli_options import (
     Out,
     Preset,
     Processes,
+    Rounds,
     RunDirectory,
+    Samples,
     Seed,
+    Settings,
     SystemName,
     check_device,
     folder_name,
@@ -104,27 +107,9 @@ def run(
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="Where networks run: cpu, cuda, cuda:1, mps.")] = "cpu",
     data: Data = None,
-    samples: Annotated[
-        int | None, typer.Option(min=2, max=10**9, help="Samples to draw.", show_default="from the preset")
-    ] = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=100,
-            help="Rounds of self-correcting training: draw, correct, train on what came out.",
-            show_default="from the preset",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="Change a setting of the preset, such as training.steps=500; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    samples: Samples = None,
+    rounds: Rounds = None,
+    settings: Settings = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Finish an interrupted run as it was set.", show_default=False),

@@ -20,8 +20,11 @@ __all__ = [
     "Out",
     "Preset",
     "Processes",
+    "Rounds",
     "RunDirectory",
+    "Samples",
     "Seed",
+    "Settings",
     "SystemName",
     "check_device",
     "folder_name",
@@ -71,6 +74,27 @@ Data = Annotated[
     list[Path] | None,
     typer.Option(
         help="Your own trajectory instead of the shipped data; once per trajectory.", show_default=False
+    ),
+]
+Samples = Annotated[
+    int | None, typer.Option(min=2, max=10**9, help="Samples to draw.", show_default="from the preset")
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=100,
+        help="Rounds of self-correcting training: draw, correct, train on what came out.",
+        show_default="from the preset",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change a setting of the preset, such as training.steps=500; may be repeated.",
+        show_default=False,
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
