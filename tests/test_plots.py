@@ -216,6 +216,16 @@ def test_training_history_draws_what_was_recorded() -> None:
     assert list(held_out.get_xdata()) == [250 * row for row in range(1, 25)]
 
 
+def test_training_history_marks_further_rounds() -> None:
+    records = [record | {"round": int(record["step"] > 600)} for record in history()]
+    last = max(record["step"] for record in records if record["round"] == 0)
+    figure = training_history(records)
+    for ax in figure.axes:
+        assert [line.get_xdata()[0] for line in ax.get_lines() if len(set(line.get_xdata())) == 1] == [last]
+    assert texts(figure).count("round 1") == 1
+    assert "round" not in texts(training_history(history()))
+
+
 def test_training_history_leaves_out_what_is_missing() -> None:
     figure = training_history([{"step": 1, "score": 1.0, "diffclf": None}, {"step": 2, "score": np.nan}])
     assert len(figure.axes) == 1

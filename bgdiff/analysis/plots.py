@@ -1,6 +1,7 @@
 """Figures of a run: pure functions from arrays to matplotlib figures, without any global state."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,8 +130,13 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         history: records with ``step`` and any of ``score, diffclf, held_out_score, held_out_diffclf,
             held_out_energy_sd``; panels without data are left out. Lines are means of neighbouring steps,
-            bands hold 80 % of the single steps.
+            bands hold 80 % of the single steps. A thin line marks each further ``round`` of training.
     """
+    starts = [
+        before["step"]
+        for before, record in pairwise(history)
+        if record.get("round", 0) != before.get("round", 0)
+    ]
     panels = [
         ("score", "held_out_score", "score-matching loss"),
         ("diffclf", "held_out_diffclf", "DiffCLF loss"),
@@ -168,6 +174,13 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
             _plain_log_axis(ax.yaxis, everything)
         elif train is None:  # an error: zero is its natural origin
             ax.set_ylim(bottom=0)
+        for number, start in enumerate(starts, 1):
+            ax.axvline(start, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+            if ax is axes[-1]:  # errors start at zero, so there is room below
+                ax.annotate(
+                    f"round {number}", (start, 0.03), xycoords=("data", "axes fraction"), rotation=90,
+                    xytext=(2, 0), textcoords="offset points", fontsize="x-small", color=COLOURS["muted"],
+                )  # fmt: skip
         ax.set_title(title, loc="left")
         ax.set_xlabel("training step")
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))

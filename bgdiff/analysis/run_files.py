@@ -62,9 +62,21 @@ def read_run(directory: Path) -> RunFiles:
         proposal=proposal,
         data=_arrays(directory / "data.npz"),
         held_out=_arrays(directory / "held_out.npz"),
-        history=read_history(directory / "train" / "history.jsonl"),
+        history=_whole_history(directory),
         manifest=content if isinstance(content, dict) else {},
     )
+
+
+def _whole_history(directory: Path) -> list[dict[str, Any]]:
+    """The first training and those of all rounds one after the other; ``round`` says which is which."""
+    files = [directory / "train" / "history.jsonl", *sorted(directory.glob("rounds/*/history.jsonl"))]
+    joined: list[dict[str, Any]] = []
+    for index, file in enumerate(files):
+        before = joined[-1]["step"] if joined else 0
+        joined += [
+            {**record, "step": before + record["step"], "round": index} for record in read_history(file)
+        ]
+    return joined
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
