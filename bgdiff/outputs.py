@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from bgdiff.analysis.weights import normalised_weights
 from bgdiff.conformations import conformation_writer, save_structure
-from bgdiff.errors import CheckpointError
+from bgdiff.errors import CheckpointError, CorrectionError
+from bgdiff.free_energy.estimate import ZeroWeightsError
 from bgdiff.generator import BoltzmannGenerator
 from bgdiff.io import atomic_path, read_json, write_json
 from bgdiff.progress import Progress, silent
@@ -76,6 +77,7 @@ def write_ensemble(
 
     Raises:
         CheckpointError: a chunk is missing or damaged.
+        CorrectionError: all samples have weight zero; what was written before is kept.
     """
     system, folder = run.system, run.path
     source = open_source(run, generator, method)
@@ -96,6 +98,7 @@ def write_ensemble(
                 heaviest, structure = float(ensemble.log_weight[best]), ensemble.x[best].copy()
             progress(len(columns), n)
         arrays = columns.joined()
+        weights = _weights(arrays["log_weight"])  # if there are none, nothing is replaced
         correction, extra = source.finish()
         data = run.data
         energy = torch.cat([system.target.energy(part) for part in data.x.split(4096)])
@@ -105,10 +108,21 @@ def write_ensemble(
             _save_arrays(run.file(f"{name}.npz"), content)
         write_json(run.file("correction.json"), asdict(correction))
         with atomic_path(run.file("weights.npy")) as temporary:
-            np.save(temporary, normalised_weights(arrays["log_weight"]))
+            np.save(temporary, weights)
         if system.topology is not None and structure is not None:
             # the heaviest sample: a structure worth looking at, and certainly a possible one
             save_structure(run.file("topology.pdb"), structure, system.topology)
+
+
+def _weights(log_weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    try:
+        return normalised_weights(log_weight)
+    except ZeroWeightsError as error:
+        raise CorrectionError(
+            f"rung 0 (the target): all {len(log_weight)} samples have weight zero, because their geometries "
+            "are impossible or their energies not finite; train longer, or check that the data and the energy"
+            " belong to the same system"
+        ) from error
 
 
 def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) -> "Results":
