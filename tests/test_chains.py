@@ -231,3 +231,16 @@ def test_pilots_belong_to_their_settings(finished: Path, tmp_path: Path) -> None
     assert load_stretch(first).z.shape == (n, 2) == (690, 2)
     with pytest.raises(CheckpointError, match="is not the pilot"):
         ChainPilot.load(first, run.config.correction)
+
+
+def test_walks_are_drawn_for_a_run_that_is_set_to_chains(finished: Path, tmp_path: Path) -> None:
+    """Importance sampling of the same model, asked for by name, and back to the run's own method."""
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    stage_reweight(path, method="is")
+    results = read_results(path / "results.json")
+    assert (results.method, results.n_chains, results.rhat) == ("is", 0, None)
+    assert results.n_samples == 2400
+    assert abs(results.free_energy_differences[0].z_score) < 4
+    stage_reweight(path)
+    assert content(path) == content(finished)
