@@ -10,6 +10,7 @@ from bgdiff import chunk_files, outputs
 from bgdiff.chains import ChainPilot, ChainPlan, ChainSampler, ExchangeChains, WalkChains
 from bgdiff.correction import Corrector, Pilot, run_pilot
 from bgdiff.io import make_directory
+from bgdiff.parallel import for_each_chunk
 from bgdiff.progress import Progress
 
 if TYPE_CHECKING:
@@ -45,10 +46,13 @@ def draw_walks(run: "Run", stages: "Stages") -> None:
         generator = run.generator()
         make_directory(chunks[0][0].parent)
         with stages("sample") as progress:
-            for index in missing:
+
+            def walk(index: int, report: Progress) -> None:
                 file, n = chunks[index]
-                report = _share(progress, [chunks[i][1] for i in missing], missing.index(index), "walks")
                 chunk_files.save_chunk(file, generator.walk(index, n, seed=run.config.seed, progress=report))
+
+            sizes = [(index, chunks[index][1]) for index in missing]
+            for_each_chunk(walk, sizes, progress, "walks", device=run.config.device)
 
 
 def draw_populations(run: "Run", stages: "Stages") -> None:
@@ -70,10 +74,13 @@ def draw_populations(run: "Run", stages: "Stages") -> None:
                 run_pilot(generator, config, seed=seed, progress=progress).save(pilot_file, config)
         corrector = Corrector(generator, config, Pilot.load(pilot_file, config))
         with stages("sample") as progress:
-            for index in missing:
+
+            def descend(index: int, report: Progress) -> None:
                 file, n = chunks[index]
-                report = _share(progress, [chunks[i][1] for i in missing], missing.index(index), "particles")
                 chunk_files.save_population(file, corrector.population(index, n, seed=seed, progress=report))
+
+            sizes = [(index, chunks[index][1]) for index in missing]
+            for_each_chunk(descend, sizes, progress, "particles", device=run.config.device)
 
 
 def draw_chains(run: "Run", stages: "Stages", method: "Method") -> None:

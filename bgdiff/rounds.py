@@ -34,6 +34,7 @@ from bgdiff.io import (
 from bgdiff.ladder.densities import TargetDensity
 from bgdiff.ladder.moves import AdaptiveMove, adapt_step, apply_moves, mala, move_scale
 from bgdiff.ladder.resampling import effective_size, systematic
+from bgdiff.parallel import for_each_chunk
 from bgdiff.preparation import Prepared, basin_index, prepare
 from bgdiff.progress import Progress
 from bgdiff.random import generator_for
@@ -110,19 +111,18 @@ def _draw(run: "Run", generator: BoltzmannGenerator, index: int, progress: Progr
     total, size = run.config.rounds.n_samples, run.config.sampling.chunk
     folder = make_directory(run.training_folder(index) / "samples")
     seed = run.config.of_round(index).seed
-    files = []
-    for chunk, start in enumerate(range(0, total, size)):
-        n = min(size, total - start)
-        file = folder / f"chunk-{chunk:05d}.safetensors"
-        files.append(file)
-        if chunk_is_good(file, n):
-            continue
+    chunks = [
+        (folder / f"chunk-{chunk:05d}.safetensors", min(size, total - start))
+        for chunk, start in enumerate(range(0, total, size))
+    ]
 
-        def report(k: int, of: int, text: str = "", *, start: int = start, n: int = n) -> None:
-            progress(start * of + k * n, total * of, f"{start + k * n // of} of {total} walks")
-
+    def walk(chunk: int, report: Progress) -> None:
+        file, n = chunks[chunk]
         save_chunk(file, generator.walk(chunk, n, seed=seed, progress=report))
-    return files
+
+    missing = [(chunk, n) for chunk, (file, n) in enumerate(chunks) if not chunk_is_good(file, n)]
+    for_each_chunk(walk, missing, progress, "walks", device=run.config.device)
+    return [file for file, _ in chunks]
 
 
 def _correct(
