@@ -25,6 +25,7 @@ from bgdiff.console import StageProgress
 from bgdiff.errors import CorrectionError
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.io import make_directory, read_json, write_json
+from bgdiff.rounds import earlier_rounds
 from bgdiff.run import Run, stage_train, start_run
 
 _SYSTEM = "alanine_dipeptide_vacuum"
@@ -93,16 +94,19 @@ def _trained(quick: bool, seed: int, folder: Path, console: Console) -> Run:
 def _spent_once(run: Run, quick: bool, seed: int) -> dict[str, float]:
     """CPU time and target evaluations of training and of its data, before any method of correction.
 
-    A run that was trained by other means knows the wall-clock time of its training only.
+    A run that was trained by other means knows the wall-clock time of its training only, which is taken for
+    that of one thread.
     """
-    cpu = run.path / "train" / "cpu.json"
-    training = read_json(cpu)["seconds"] if cpu.is_file() else run.timings["train"]
+    cpu, timings = run.path / "train" / "cpu.json", run.timings
+    wall = timings.get("train", 0.0) + timings.get("rounds", 0.0)
+    training = read_json(cpu)["seconds"] if cpu.is_file() else wall
+    rounds = sum(one.target_evaluations for one in earlier_rounds(run))
     steps = data_steps(run.system)
     per_step = md_seconds_per_step(run.system, seed, 0.3 if quick else 5.0)
     return {
         "training / CPU s": float(training),
         "data / CPU s": steps * per_step,
-        "training labels": len(run.data.x),
+        "training / evaluations": len(run.data.x) + rounds,
         "data / evaluations": steps,
     }
 
@@ -115,7 +119,9 @@ def _row(outcome: Outcome, once: dict[str, float], run: Run) -> Row:
     )
     reference, difference = entry["value"], outcome.difference
     seconds = outcome.cpu_seconds + once.get("training / CPU s", 0.0) + once.get("data / CPU s", 0.0)
-    evaluations = outcome.evaluations + once.get("training labels", 0) + once.get("data / evaluations", 0)
+    evaluations = (
+        outcome.evaluations + once.get("training / evaluations", 0) + once.get("data / evaluations", 0)
+    )
     row: Row = {
         "method": outcome.method,
         "samples": outcome.samples,

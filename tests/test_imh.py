@@ -83,6 +83,34 @@ def test_the_invariance_test_can_fail() -> None:
     assert p < 1e-6
 
 
+def test_proposals_without_energy_are_never_taken() -> None:
+    """The chains stay where they are, and say so; a start without energy is left for the first with one."""
+
+    class Nowhere(ModelTarget):
+        def log_density_and_score(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.full((len(z),), math.nan, dtype=torch.float64), torch.zeros_like(z)
+
+    nowhere, generator = TargetDensity(Nowhere(MODEL), MODEL.periodic), seeded(13)
+    start = MODEL.sample(20, seeded(14))
+    before = PathChains.at(ladder(), target(), start, generator)
+    after, rates = advance(before, ladder(), nowhere, [], 4, generator)
+    assert rates == [0.0]
+    assert torch.equal(after.state.z, start)
+    assert torch.equal(after.log_weight, before.log_weight)
+
+
+def test_one_proposal_taking_everything_is_worth_one_draw_a_chain() -> None:
+    """Once a chain holds it nothing moves any more, and health does not take standing still for agreement."""
+    log_weight = torch.zeros(4, 200, dtype=torch.float64)
+    log_weight[:, 5] = 800.0
+    index = independent_chains(log_weight, seeded(15))
+    assert (index[:, 5:] == 5).all()
+    position = torch.randn(4, 200, generator=seeded(16), dtype=torch.float64).gather(1, index)[:, 5:]
+    health = chain_health(position)
+    assert health.effective_draws < 10
+    assert not health.rhat < 1.5
+
+
 def test_chains_find_the_target_from_elsewhere() -> None:
     generator = seeded(8)
     start = torch.tensor([0.0, 0.0, 1.5, 1.0], dtype=torch.float64).expand(2000, 4)

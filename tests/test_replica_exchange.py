@@ -14,6 +14,7 @@ from torch import Tensor
 from bgdiff.errors import ConfigError, CorrectionError
 from bgdiff.ladder.densities import State, TargetDensity
 from bgdiff.ladder.levels import noise_levels
+from bgdiff.ladder.moves import LONGEST_STEP
 from bgdiff.ladder.paths import Ladder, measure_moments
 from bgdiff.ladder.replica_exchange import (
     Exchange,
@@ -139,6 +140,18 @@ def test_steps_are_tuned_at_every_rung() -> None:
     rates = []
     run_exchange(tuned, replicas, 10, seeded(17), lambda now: rates.append(now.acceptance))
     assert torch.allclose(torch.stack(rates).mean(0), torch.full((5,), 0.574).double(), atol=0.08)
+
+
+def test_moves_that_are_always_accepted_get_the_longest_step() -> None:
+    """On uniform angles nothing is ever refused, and steps do not run away."""
+    periodic = torch.tensor([True, True])
+    model = GaussianModel(torch.zeros(2), torch.full((2,), math.inf), periodic)
+    ladder = Ladder(model, SIGMA, torch.zeros(5, 2, dtype=torch.float64))
+    exchange = Exchange.untuned(ladder, TargetDensity(ModelTarget(model), periodic))
+    replicas = Replicas.from_walks(exchange, 50, seeded(28))
+    tuned = tune_exchange(exchange, replicas, 40, seeded(29))
+    assert torch.allclose(tuned.steps, torch.full((5,), LONGEST_STEP).double())
+    assert (replicas.acceptance > 0.999).all()
 
 
 def test_rungs_are_thinned_to_exchange_evenly() -> None:
