@@ -86,12 +86,13 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
     ours = run.proposal[f"obs_{x}"], run.proposal[f"obs_{y}"]
     if not run.results.n_chains:
         samples["proposal"] = AngleSample(*ours)
-    samples["reweighted"] = AngleSample(*ours, weight)
+    samples[_corrected(run.results)] = AngleSample(*ours, weight)
     regions = []
     for basin in run.results.basins:
         axis = {x: "x", y: "y"}.get(basin.observable, "none")
         intervals = [(lo, hi) for lo, hi in basin.intervals if lo is not None and hi is not None]
-        shares = {"data": basin.data, "proposal": basin.proposal, "reweighted": basin.reweighted}
+        shares = {"data": basin.data, "proposal": basin.proposal}
+        shares[_corrected(run.results)] = basin.reweighted
         regions.append(
             Region(basin.name, axis, intervals, {k: v for k, v in shares.items() if v is not None})
         )
@@ -101,7 +102,7 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
         "Each panel is −ln p with its own lowest bin at 0, on one colour scale; bins of 5°, lightly "
         "smoothed; white where nothing was sampled. Thin lines: contours. Dashed: basin boundaries; above "
         "the panels: basin populations.",
-        f"Free-energy maps of {x} and {y} from the data, the proposal and the reweighted samples.",
+        f"Free-energy maps of {x} and {y} from {_what(run.results)}.",
         ramachandran_free_energy(samples, regions, labels=(symbol(x), symbol(y))),
     )
 
@@ -118,16 +119,16 @@ def _profiles(
         samples = {"data": ProfileSample(run.data[key])} if key in run.data else {}
         if not run.results.n_chains:
             samples["proposal"] = ProfileSample(run.proposal[key])
-        samples["reweighted"] = ProfileSample(run.proposal[key], weight, _independent(run.results))
+        samples[_corrected(run.results)] = ProfileSample(run.proposal[key], weight, _independent(run.results))
         truth = exact.get(info.name)
-        caption = "−ln of the probability density; band: one standard error of the reweighted curve."
+        caption = "−ln of the probability density; band: one standard error of the estimate."
         if truth is not None:
             caption += " Below: its deviation from the exact curve, both averaged over the bins."
         yield RunFigure(
             f"profile_{info.name}",
             f"Free-energy profile along {symbol(info.name)}",
             caption + " Dashed vertical lines: basin boundaries.",
-            f"Free energy along {info.name} from the data, the proposal and the reweighted samples.",
+            f"Free energy along {info.name} from {_what(run.results)}.",
             profile(
                 samples,
                 label=symbol(info.name),
@@ -137,6 +138,17 @@ def _profiles(
                 boundaries=_boundaries(run.results, info),
             ),
         )
+
+
+def _corrected(results: Results) -> str:
+    """What the samples of the target are called."""
+    return "chains" if results.n_chains else "reweighted"
+
+
+def _what(results: Results) -> str:
+    return (
+        "the data and the chains" if results.n_chains else "the data, the proposal and the reweighted samples"
+    )
 
 
 def _independent(results: Results) -> float:
@@ -163,14 +175,14 @@ def _energies(run: RunFiles, weight: NDArray[np.float64]) -> RunFigure:
     samples = {"data": EnergySample(run.data["energy"])} if "energy" in run.data else {}
     if not run.results.n_chains:
         samples["proposal"] = EnergySample(energy)
-    samples["reweighted"] = EnergySample(energy, weight)
+    samples[_corrected(run.results)] = EnergySample(energy, weight)
     return RunFigure(
         "energies",
         "Potential energy",
-        "Distribution of the reduced potential energy on a linear (a) and a logarithmic (b) scale. The "
-        "reweighted curve is the estimate of the true distribution; it differs from the data's where their "
-        "basins are in wrong proportion.",
-        "Histograms of the potential energy of data, proposal and reweighted samples.",
+        "Distribution of the reduced potential energy on a linear (a) and a logarithmic (b) scale. The last of "
+        "the curves is the estimate of the true distribution; it differs from the data's where their basins "
+        "are in wrong proportion.",
+        f"Histograms of the potential energy of {_what(run.results)}.",
         energy_histograms(samples),
     )
 

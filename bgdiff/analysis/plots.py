@@ -60,7 +60,7 @@ def energy_histograms(samples: Mapping[str, EnergySample], *, bins: int = 80) ->
             continue
         density = np.histogram(energy, edges, weights=weight)[0] / (weight.sum() * np.diff(edges))
         colour, label = COLOURS.get(name, COLOURS["muted"]), LABELS.get(name, name)
-        strong = name == "reweighted"
+        strong = name in ("reweighted", "chains")
         for ax in axes:
             ax.stairs(density, edges, color=colour, linewidth=1.5 if strong else 1.1, label=label, zorder=3)
         axes[0].stairs(density, edges, color=colour, alpha=0.12, fill=True, zorder=1)
@@ -204,7 +204,7 @@ def _clean(sample: EnergySample) -> tuple[Array, Array, float]:
 
 def _energy_range(cleaned: Mapping[str, tuple[Array, Array, float]]) -> tuple[float, float]:
     ends = []
-    trusted = [name for name in ("data", "reweighted") if name in cleaned] or list(cleaned)
+    trusted = [name for name in ("data", "reweighted", "chains") if name in cleaned] or list(cleaned)
     for name in trusted:
         energy, weight, _ = cleaned[name]
         if energy.size:

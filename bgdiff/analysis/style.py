@@ -22,6 +22,7 @@ COLOURS: Final = {
     "data": "#0072B2",
     "proposal": "#E69F00",
     "reweighted": "#009E73",
+    "chains": "#009E73",
     "exact": "#000000",
     "alarm": "#D55E00",
     "muted": "#6B6B6B",
@@ -30,6 +31,7 @@ LABELS: Final = {
     "data": "data",
     "proposal": "proposal",
     "reweighted": "reweighted",
+    "chains": "chains",
     "exact": "exact",
 }
 
