@@ -179,8 +179,8 @@ def _energies(run: RunFiles, weight: NDArray[np.float64]) -> RunFigure:
     return RunFigure(
         "energies",
         "Potential energy",
-        "Distribution of the reduced potential energy on a linear (a) and a logarithmic (b) scale. The last of "
-        "the curves is the estimate of the true distribution; it differs from the data's where their basins "
+        "Distribution of the reduced potential energy on a linear (a) and a logarithmic (b) scale. The last "
+        "curve is the estimate of the true distribution; it differs from the data's where their basins "
         "are in wrong proportion.",
         f"Histograms of the potential energy of {_what(run.results)}.",
         energy_histograms(samples),
