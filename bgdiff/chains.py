@@ -182,8 +182,10 @@ class WalkChains:
         before: dict[str, Tensor] | None,
         progress: Progress = silent,
     ) -> Stretch:
-        """Raises:
-        CorrectionError: a chain finds no walk of non-zero weight to start from.
+        """As the protocol says; the first stretch starts from each chain's first walk of non-zero weight.
+
+        Raises:
+            CorrectionError: a chain has no such walk.
         """
         start, rounds = self.plan.stretches[index]
         width, ladder = self.plan.chains, self.generator.ladder
@@ -279,6 +281,7 @@ class ExchangeChains:
         before: dict[str, Tensor] | None,
         progress: Progress = silent,
     ) -> Stretch:
+        """As the protocol says; the first stretch starts where the pilot ended."""
         _, rounds = self.plan.stretches[index]
         device, thinning = self.generator.ladder.sigma.device, self.config.thinning
         found = {name: value.to(device) for name, value in pilot.tensors.items()}
