@@ -50,7 +50,7 @@ def measure(quick: bool, seed: int, folder: Path, console: Console) -> list[Row]
     # the reduced form would otherwise spend most of its time here
     total = seconds if quick else seconds + once["training / CPU s"] + once["data / CPU s"]
     md: dict[str, Any] = {"spacing_ps": 0.05, "walkers": 16} if quick else {}
-    pt: dict[str, Any] = {"spacing_ps": 0.05, "ladders": 8} if quick else {}
+    pt: dict[str, Any] = {"spacing_ps": 0.05} if quick else {}
     jobs: dict[str, Callable[[], Outcome]] = {
         name: lambda method=method: method(generator, z, seed, seconds)  # type: ignore[misc]
         for name, method in LADDER_METHODS.items()

@@ -26,7 +26,10 @@ _MOST_STATES = 2_000_000  # that MBAR is given: more are too correlated to add a
 def molecular_dynamics(
     system: System, seed: int, seconds: float, *, burn_in: float, walkers: int = 64, spacing_ps: float = 1.0
 ) -> Outcome:
-    """Langevin dynamics of independent walkers, all from the first start of ``generate``."""
+    """Langevin dynamics of independent walkers, all from the first start of ``generate``.
+
+    What comes first is left out as burn-in, so there is no other equilibration.
+    """
     started = time.process_time()
     counted, task = _md(system, seed, walkers, spacing_ps)
     state, frames, chunk = task.start(0), [], 0
@@ -47,13 +50,12 @@ def parallel_tempering(
     seconds: float,
     *,
     burn_in: float,
-    ladders: int | None = None,
     spacing_ps: float = 0.5,
 ) -> Outcome:
     """Ladders of temperatures as ``replica_exchange`` says, all from its first start.
 
-    ΔF comes from all temperatures by MBAR, its error from the independent ladders; what the draws are worth
-    is judged at the lowest temperature.
+    As for dynamics, burn-in is all the equilibration there is. ΔF comes from all temperatures by MBAR, its
+    error from the independent ladders; what the draws are worth is judged at the lowest temperature.
     """
     started = time.process_time()
     task = ladder_task(system, seed)
@@ -61,8 +63,8 @@ def parallel_tempering(
     task = replace(
         task,
         simulator=replace(task.simulator, target=counted),
-        ladders=ladders or task.ladders,
         length_ns=_FOREVER_NS,
+        equilibration_ns=0.0,
         spacing_ps=spacing_ps,
     )
     _check_start(system, task.simulator)
@@ -106,7 +108,7 @@ def md_seconds_per_step(system: System, seed: int, seconds: float) -> float:
     assert isinstance(system.spec, OpenMMSpec)
     settings = system.spec.generate
     assert settings is not None
-    counted, task = _md(system, seed, settings.chains_per_start * len(settings.starts), 0.1)
+    counted, task = _md(system, seed, settings.chains_per_start * len(settings.starts), 0.02)
     state = task.start(0)
     started, before = time.process_time(), counted.evaluations
     for chunk in within(seconds):
@@ -126,7 +128,7 @@ def _md(system: System, seed: int, walkers: int, spacing_ps: float) -> tuple["_C
         replace(simulator, target=counted),
         _FOREVER_NS,
         spacing_ps,
-        settings.equilibration_ps,
+        0.0,
         walkers,
         (start,),
         seed,
