@@ -12,13 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ladders import SpringNetwork
 from openmm import app
+from test_run import SMALL
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
+from bgdiff.analysis.results import read_results
 from bgdiff.coordinates import Coordinates, LatentTarget, MeanFreeCoordinates, coordinates_from_state
 from bgdiff.coordinates.mean_free import helmert
 from bgdiff.errors import ConfigError, DataError
+from bgdiff.generator import BoltzmannGenerator
 from bgdiff.preparation import fit_coordinates
+from bgdiff.run import run_all, start_run
 from bgdiff.systems import System
 from bgdiff.targets.openmm import GAS_CONSTANT
 
@@ -143,9 +147,13 @@ def test_density_and_score_of_a_cluster() -> None:
     assert network.log_z == pytest.approx(by_hessian, abs=1e-10)
 
 
-def test_a_cluster_is_a_system(tmp_path: Path) -> None:
+STIFFNESS = 60.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> System:
     """``coordinates: mean_free`` in system.yaml: four atoms on springs, whose log Z is known."""
-    stiffness, kT = 60.0, GAS_CONSTANT * 120.0
+    folder, kT = tmp_path_factory.mktemp("springs"), GAS_CONSTANT * 120.0
     system = openmm.System()
     springs = openmm.HarmonicBondForce()
     topology = app.Topology()
@@ -154,25 +162,44 @@ def test_a_cluster_is_a_system(tmp_path: Path) -> None:
         system.addParticle(39.95)
         topology.addAtom(f"A{i}", app.Element.getBySymbol("Ar"), residue)
         for j in range(i):
-            springs.addBond(j, i, 0.0, stiffness * kT)
+            springs.addBond(j, i, 0.0, STIFFNESS * kT)
     system.addForce(springs)
-    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
-    with (tmp_path / "topology.pdb").open("w") as file:
+    (folder / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
+    with (folder / "topology.pdb").open("w") as file:
         app.PDBFile.writeFile(topology, 10 * conformations(1, (4, 3))[0].numpy(), file)
-    (tmp_path / "system.yaml").write_text(
+    (folder / "system.yaml").write_text(
         "name: springs\ntitle: four atoms on springs\nkind: openmm\ntemperature: 120.0\n"
         "system: system.xml\ntopology: topology.pdb\ncoordinates: mean_free\n"
         "observables:\n  d: {distance: [0, 1]}\n"
     )
-    cluster = System(tmp_path)
-    network = SpringNetwork(stiffness * (1 - torch.eye(4)), 3)
-    x = network.sample(500, seeded(6))
+    return System(folder)
+
+
+NETWORK = SpringNetwork(STIFFNESS * (1 - torch.eye(4)), 3)
+
+
+def test_a_cluster_is_a_system(cluster: System) -> None:
+    x = NETWORK.sample(500, seeded(6))
     coordinates = fit_coordinates(cluster, x + 5.0)
     assert isinstance(coordinates, MeanFreeCoordinates)
-    assert mdtraj.load(str(tmp_path / "topology.pdb")).n_atoms == 4
     z, _ = coordinates.to_z(x)
     # for equal springs the latent density is an isotropic Gaussian: every sample gives log Z
-    precision = 4 * stiffness * coordinates.scale**2
+    precision = 4 * STIFFNESS * coordinates.scale**2
     gaussian = 4.5 * math.log(precision / (2 * math.pi)) - 0.5 * precision * z.square().sum(1)
     log_weight = LatentTarget(cluster.target, coordinates).log_density(z) - gaussian
-    assert torch.allclose(log_weight, torch.tensor(network.log_z, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(log_weight, torch.tensor(NETWORK.log_z, dtype=torch.float64), atol=1e-6)
+
+
+def test_a_cluster_from_data_to_results(cluster: System, tmp_path: Path) -> None:
+    """A whole run on trajectories that drift: log Z leaves out the centroid, samples have it at 0."""
+    x = NETWORK.sample(2000, seeded(7)) + torch.linspace(0, 3, 2000, dtype=torch.float64)[:, None, None]
+    mdtraj.Trajectory(x.numpy(), cluster.topology).save_dcd(str(tmp_path / "md.dcd"))
+    path = start_run(cluster, tmp_path / "run", seed=1, overrides=SMALL, data=tmp_path / "md.dcd")
+    run_all(path)
+    results = read_results(path / "results.json")
+    assert results.log_z.value == pytest.approx(NETWORK.log_z, abs=4 * results.log_z.std_error)
+    assert results.ess_kish > 0.5
+    samples = mdtraj.load_dcd(str(path / "samples.dcd"), top=cluster.topology)
+    assert abs(samples.xyz.mean(1)).max() < 1e-5
+    loaded = BoltzmannGenerator.load(path / "train" / "generator.safetensors", cluster)
+    assert isinstance(loaded.coordinates, MeanFreeCoordinates)
