@@ -321,7 +321,7 @@ def _along_walks(fine: Ladder, ladder: Ladder, n: int, stream: torch.Generator) 
     z = fine.prior.sample(n, stream)
     points = [z]
     for k in range(fine.n_rungs - 1, -1, -1):
-        z = fine.down(k).sample(fine.centre(z, k), stream)
+        z = fine.down(k, z).sample(fine.centre(z, k), stream)
         if wanted[k]:
             points.append(z)
     return torch.stack(points[::-1], 1)

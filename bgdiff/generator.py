@@ -17,8 +17,8 @@ from bgdiff.errors import CheckpointError, ConfigError
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.free_energy.importance import expectation, free_energy_difference, log_z
 from bgdiff.io import load_tensors, save_tensors
-from bgdiff.ladder.levels import even_levels, interpolate_moments, noise_levels
-from bgdiff.ladder.paths import Ladder, Paths, measure_moments
+from bgdiff.ladder.levels import even_levels, noise_levels
+from bgdiff.ladder.paths import Ladder, Paths, measure_curvature, measure_moments
 from bgdiff.models import EnergyNetwork
 from bgdiff.preparation import Prepared, prepare
 from bgdiff.progress import Progress, silent
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from bgdiff.data.dataset import Dataset
 
 __all__ = ["BoltzmannGenerator", "Ensemble", "Proposal", "finish", "join_paths", "train"]
+
+_CURVATURE_SAMPLES = 2048
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class BoltzmannGenerator:
             "normalisers": self.normalisers,
             "training_sigma": self.training_sigma,
         }
+        if self.ladder.torsional is not None:
+            tensors["torsional"] = self.ladder.torsional
         metadata = {
             "kind": "generator",
             "system": self.system.name,
@@ -119,7 +123,13 @@ class BoltzmannGenerator:
         model = EnergyNetwork.from_description(metadata["model"])
         model.load_state_dict(part("model."))
         model.to(device).requires_grad_(False)
-        ladder = Ladder(model, tensors["sigma"].to(device), tensors["moments"].to(device))
+        torsional = tensors.get("torsional")
+        ladder = Ladder(
+            model,
+            tensors["sigma"].to(device),
+            tensors["moments"].to(device),
+            None if torsional is None else torsional.to(device),
+        )
         return cls(
             system,
             coordinates_from_state(part("coordinates."), metadata["coordinates"]),
@@ -263,8 +273,8 @@ def finish(
 ) -> BoltzmannGenerator:
     """Turn a finished training into a generator: averaged weights, reverse steps, well-placed rungs.
 
-    The scores' second moments are measured on the training rungs and interpolated between them; a pilot
-    walk up those rungs then says where rungs are needed.
+    The scores' second moments, and the curvature along torsions, are measured on the training rungs and
+    interpolated between them; a pilot walk up those rungs then says where rungs are needed.
     """
     config, settings, sigma = trainer.config, trainer.config.ladder, trainer.sigma
     z = prepared.training.z.to(trainer.device)
@@ -276,28 +286,29 @@ def finish(
     def stream(purpose: str) -> torch.Generator:
         return generator_for(config.seed, purpose, device=trainer.device)
 
-    n_pilot = settings.pilot_samples
-    total = len(sigma) - 1 + (len(sigma) - 2 if n_pilot else 0)
-    moments = measure_moments(
-        trainer.average,
-        sigma,
-        some(settings.moment_samples, "moments"),
-        stream("moments"),
-        progress=lambda done, of, text="": progress(done, total, text),
+    n_pilot, periodic = settings.pilot_samples, bool(trainer.periodic.any())
+    rungs = len(sigma) - 1
+    total = rungs * (1 + periodic + bool(n_pilot))
+
+    def after(start: int) -> Progress:
+        return lambda done, of, text="": progress(start + done * rungs // of, total, text)
+
+    data = some(settings.moment_samples, "moments")
+    moments = measure_moments(trainer.average, sigma, data, stream("moments"), progress=after(0))
+    torsional = measure_curvature(
+        trainer.average, sigma, data[:_CURVATURE_SAMPLES], stream("curvature"), progress=after(rungs)
     )
+    measured = Ladder(trainer.average, sigma, moments, torsional)
     if n_pilot:
-        variances = Ladder(trainer.average, sigma, moments).step_variances(
-            some(n_pilot, "pilot"),
-            stream("pilot"),
-            progress=lambda done, of, text="": progress(len(sigma) - 1 + done, total, text),
-        )
+        pilot = some(n_pilot, "pilot")
+        variances = measured.step_variances(pilot, stream("pilot"), progress=after(total - rungs))
         levels = even_levels(sigma, variances, settings.n_rungs)
     else:
         levels = noise_levels(settings.n_rungs, settings.sigma_min, settings.sigma_max).to(sigma.device)
     return BoltzmannGenerator(
         system,
         prepared.coordinates,
-        Ladder(trainer.average, levels, interpolate_moments(levels, sigma, moments)),
+        measured.at(levels),
         trainer.normalisers.cpu(),
         sigma.cpu(),
         config,

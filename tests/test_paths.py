@@ -331,7 +331,7 @@ def test_noising_and_reverse_steps_meet_at_the_right_rungs() -> None:
         assert ladder.step_variance(k) == gap
         assert isinstance(ladder.up(k), NormalStep)
         assert torch.equal(ladder.up(k).variance, torch.full((2,), gap, dtype=torch.float64))
-        assert torch.equal(ladder.down(k).variance, gap * (1 - gap * ladder.moments[k]))
+        assert torch.equal(ladder.down(k, torch.zeros(1, 2)).variance, gap * (1 - gap * ladder.moments[k]))
         z = torch.randn(4, 2, generator=seeded(k), dtype=torch.float64)
         score = log_density_and_score(ladder.model, z, level(ladder.sigma[k + 1]))[1]
         assert torch.equal(ladder.centre(z, k), z + gap * score)

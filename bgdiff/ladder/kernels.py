@@ -16,7 +16,7 @@ class NormalStep:
     """Independent normal displacements: plain on the real axes, wrapped on the periodic ones.
 
     Args:
-        variance: ``(d,)``, positive.
+        variance: ``(d,)``, or ``(B, d)`` if it depends on where a step starts; positive.
         periodic: bool ``(d,)``.
     """
 
@@ -33,10 +33,10 @@ class NormalStep:
         """Log density ``(B,)`` of arriving at z from ``centre``."""
         delta = z - centre
         variance, real = self.variance, ~self.periodic
-        normal = delta[:, real] ** 2 / variance[real] + torch.log(2 * math.pi * variance[real])
+        normal = delta[:, real] ** 2 / variance[..., real] + torch.log(2 * math.pi * variance[..., real])
         value = -0.5 * normal.sum(-1)
         if bool(self.periodic.any()):
-            angle = wrapped_normal_log_prob(delta[:, self.periodic], variance[self.periodic])
+            angle = wrapped_normal_log_prob(delta[:, self.periodic], variance[..., self.periodic])
             value = value + angle.sum(-1)
         return value
 
@@ -47,8 +47,10 @@ class NormalStep:
         return cls(full, periodic)
 
 
-def reverse_step(variance: float, moment: Tensor, periodic: Tensor) -> NormalStep:
-    """The reverse step of a noising step of variance D, with the best constant variance per axis.
+def reverse_step(
+    variance: float, moment: Tensor, periodic: Tensor, local: Tensor | None = None
+) -> NormalStep:
+    """The reverse step of a noising step of variance D, with the best variance per axis.
 
     v_i = D (1 - D E[s_i²]), where s is the score at the noisier rung: the variance that minimises the
     Kullback-Leibler divergence over all steps with mean z + D s (Analytic-DPM, Bao et al. 2022, theorem
@@ -56,12 +58,17 @@ def reverse_step(variance: float, moment: Tensor, periodic: Tensor) -> NormalSte
 
     Args:
         moment: E[s_i²] ``(d,)``.
+        local: estimates of E[s_i² | where a step starts] ``(B, d)``, if known; used within a factor of two of
+            the variance that ``moment`` gives, as a variance that is far too small ruins weights.
     """
     # An estimate of D E[s²] can exceed 1 by sampling error; the floor keeps the step a density.
-    return NormalStep(variance * (1 - variance * moment).clamp_min(_FLOOR), periodic)
+    share = (1 - variance * moment).clamp_min(_FLOOR)
+    if local is not None:
+        share = torch.minimum(torch.maximum(1 - variance * local, share / _FACTOR), share * _FACTOR)
+    return NormalStep(variance * share, periodic)
 
 
-_FLOOR = 1e-3
+_FLOOR, _FACTOR = 1e-3, 2.0
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from bgdiff.ladder.failures import check_points
 from bgdiff.ladder.kernels import NormalStep, Prior, reverse_step
+from bgdiff.ladder.levels import interpolate_moments
+from bgdiff.ladder.torsional import fit_curvature, smooth_curvature, torsion_features
 from bgdiff.models.base import EnergyModel, log_density_and_score
 from bgdiff.progress import Progress, silent
 
-__all__ = ["Ladder", "Paths", "measure_moments"]
+__all__ = ["Ladder", "Paths", "measure_curvature", "measure_moments"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,23 @@ class Ladder:
     Args:
         sigma: ``(K+1,)`` noise, from 0 up.
         moments: E[s_i²] of rungs 1..K, ``(K, d)``; see :func:`measure_moments`.
+        torsional: what torsions add to them on the P periodic axes, ``(K, 1 + 6 P, P)``, if known; see
+            :mod:`bgdiff.ladder.torsional`.
     """
 
     model: EnergyModel
     sigma: Tensor
     moments: Tensor
+    torsional: Tensor | None = None
+
+    def at(self, sigma: Tensor) -> "Ladder":
+        """The same ladder with other rungs, ``(K'+1,)``; what is known about steps is interpolated."""
+        moments = interpolate_moments(sigma, self.sigma, self.moments)
+        torsional = self.torsional
+        if torsional is not None:
+            flat = interpolate_moments(sigma, self.sigma, torsional.flatten(1))
+            torsional = flat.reshape(len(flat), *torsional.shape[1:])
+        return Ladder(self.model, sigma, moments, torsional)
 
     @property
     def n_rungs(self) -> int:
@@ -66,9 +80,14 @@ class Ladder:
         """The noising step from rung k to k+1."""
         return NormalStep.isotropic(self.step_variance(k), self.model.periodic)
 
-    def down(self, k: int) -> NormalStep:
-        """The reverse step from rung k+1 to k; its centre is z + D s(z)."""
-        return reverse_step(self.step_variance(k), self.moments[k], self.model.periodic)
+    def down(self, k: int, above: Tensor) -> NormalStep:
+        """The reverse step from points ``above`` ``(B, d)`` at rung k+1 to rung k; centred at z + D s(z)."""
+        moment, periodic = self.moments[k], self.model.periodic
+        if self.torsional is None:
+            return reverse_step(self.step_variance(k), moment, periodic)
+        local = moment.expand(len(above), -1).clone()
+        local[:, periodic] += torsion_features(above, periodic) @ self.torsional[k]
+        return reverse_step(self.step_variance(k), moment, periodic, local)
 
     def centre(self, z: Tensor, k: int) -> Tensor:
         """Where the reverse step from z at rung k+1 to rung k is centred, ``(B, d)``."""
@@ -88,7 +107,7 @@ class Ladder:
             if k == 0:
                 z_low = z
                 log_weight_low = log_ratio + self._log_density(z, 1)
-            centre, step = self.centre(z, k), self.down(k)
+            centre, step = self.centre(z, k), self.down(k, z)
             lower = step.sample(centre, generator)
             check_points(lower, f"rung {k + 1} (sigma = {float(self.sigma[k + 1]):.3g})")
             log_ratio = log_ratio + self.up(k).log_prob(z, lower) - step.log_prob(lower, centre)
@@ -104,7 +123,7 @@ class Ladder:
         for k in range(self.n_rungs):
             step = self.up(k)
             upper = step.sample(z, generator)
-            change = step.log_prob(upper, z) - self.down(k).log_prob(z, self.centre(upper, k))
+            change = step.log_prob(upper, z) - self.down(k, upper).log_prob(z, self.centre(upper, k))
             log_ratio = log_ratio + change
             if k == 0:
                 z_low = upper
@@ -130,7 +149,7 @@ class Ladder:
             upper = step.sample(lower, generator)
             above = self._log_density(upper, k + 1)
             change = energy - above + step.log_prob(upper, lower)
-            variances.append((change - self.down(k).log_prob(lower, self.centre(upper, k))).var())
+            variances.append((change - self.down(k, upper).log_prob(lower, self.centre(upper, k))).var())
             lower, energy = upper, above
             progress(k, self.n_rungs - 1)
         return torch.stack(variances)
@@ -169,3 +188,17 @@ def measure_moments(
         moments.append(total / len(z))
         progress(k, len(sigma) - 1)
     return torch.stack(moments)
+
+
+def measure_curvature(
+    model: EnergyModel, sigma: Tensor, z: Tensor, generator: torch.Generator, *, progress: Progress = silent
+) -> Tensor | None:
+    """``torsional`` of a :class:`Ladder`, from data z ``(n, d)``; None where no axis is periodic."""
+    if not bool(model.periodic.any()):
+        return None
+    z, found = z.to(torch.float64), []
+    for k in range(1, len(sigma)):
+        noised = NormalStep.isotropic(float(sigma[k] ** 2), model.periodic).sample(z, generator)
+        found.append(fit_curvature(model, noised, sigma[k].to(noised).reshape(1), generator))
+        progress(k, len(sigma) - 1)
+    return smooth_curvature(sigma, torch.stack(found))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bgdiff.errors import ConfigError
-from bgdiff.ladder.levels import even_levels, interpolate_moments
+from bgdiff.ladder.levels import even_levels
 from bgdiff.ladder.moves import (
     AdaptiveMove,
     Hamiltonian,
@@ -99,8 +99,7 @@ def respaced(
     total = float(variances.sqrt().sum())
     n_rungs = min(most, max(2, 1 + math.ceil(total / math.sqrt(-math.log(overlap)))))
     sigma = even_levels(ladder.sigma, variances.to(ladder.sigma.device), n_rungs)
-    moments = interpolate_moments(sigma, ladder.sigma, ladder.moments)
-    return Ladder(ladder.model, sigma, moments), measured
+    return ladder.at(sigma), measured
 
 
 def tuned_steps(

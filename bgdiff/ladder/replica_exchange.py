@@ -127,7 +127,7 @@ class Replicas:
         z = ladder.prior.sample(sets, generator)
         points = [z]
         for k in range(ladder.n_rungs - 1, -1, -1):
-            z = ladder.down(k).sample(ladder.centre(z, k), generator)
+            z = ladder.down(k, z).sample(ladder.centre(z, k), generator)
             points.append(z)
         return cls.at(exchange, torch.stack(points[::-1], 1))
 

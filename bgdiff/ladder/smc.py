@@ -243,6 +243,6 @@ def settle(
 
 def _reverse_step(ladder: Ladder, above: State, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Points at rung k, and log q(z_{k+1}|z_k) - log p_θ(z_k|z_{k+1})."""
-    centre, step = above.z + ladder.step_variance(k) * above.score, ladder.down(k)
+    centre, step = above.z + ladder.step_variance(k) * above.score, ladder.down(k, above.z)
     z = step.sample(centre, generator)
     return z, ladder.up(k).log_prob(above.z, z) - step.log_prob(z, centre)
