@@ -235,10 +235,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "standard": {},
     "best": {
-        "network": {"width": 384, "depth": 6},
-        "ladder": {"n_rungs": 500},
-        "training": {"steps": 40_000, "batch_size": 1024},
-        "sampling": {"n_samples": 50_000, "n_held_out": 4000},
+        "ladder": {"n_rungs": 1000},
+        "training": {"steps": 4000},
+        "rounds": {"n_rounds": 1, "n_samples": 120_000, "n_rungs": 100, "steps": 6000, "learning_rate": 2e-3},
+        "correction": {"method": "smc", "every": 2, "bridge_places": 9},
+        "sampling": {"n_held_out": 1000},
     },
 }
 """What each preset changes from the defaults above."""

@@ -91,7 +91,7 @@ class BoltzmannGenerator:
             "training_sigma": self.training_sigma,
         }
         if self.ladder.torsional is not None:
-            tensors["torsional"] = self.ladder.torsional
+            tensors["torsional"] = self.ladder.torsional.contiguous()
         metadata = {
             "kind": "generator",
             "system": self.system.name,

@@ -86,7 +86,7 @@ def test_either_method_on_a_trained_run(finished: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_method_is_refused(finished: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown method of correction 'magic'; choose one of: is, smc, imh, replica-exchange"):
+    with pytest.raises(ConfigError, match="unknown method .* is, smc, imh, replica-exchange"):
         stage_reweight(finished, method="magic")
 
 

@@ -59,4 +59,4 @@ def smooth_curvature(sigma: Tensor, coefficients: Tensor) -> Tensor:
     size = min(_NEIGHBOURS, 2 * ((len(scaled) - 1) // 2) + 1)
     rows = scaled.flatten(1).T[:, None]
     mean = torch.nn.functional.avg_pool1d(rows, size, 1, size // 2, count_include_pad=False)
-    return mean[:, 0].T.reshape(coefficients.shape) / (1 + sigma[1:] ** 2)[:, None, None]
+    return mean[:, 0].T.reshape(coefficients.shape).contiguous() / (1 + sigma[1:] ** 2)[:, None, None]
