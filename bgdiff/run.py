@@ -300,9 +300,7 @@ def stage_reweight(path: Path | str, progress: Stages = _unseen, method: str | N
     run = Run(path)
     with run.locked():
         if chosen is not None:
-            from bgdiff.chunks import draw_samples
-
-            draw_samples(run, progress, chosen)
+            _sample(run, progress, chosen)
         _reweight(run, progress, chosen)
     return run
 
@@ -315,11 +313,11 @@ def stage_report(path: Path | str, progress: Stages = _unseen) -> Run:
     return run
 
 
-def _sample(run: Run, stages: Stages) -> None:
+def _sample(run: Run, stages: Stages, method: Method | None = None) -> None:
     from bgdiff.chunks import draw_samples
     from bgdiff.outputs import save_held_out
 
-    draw_samples(run, stages, run.config.correction.method)
+    draw_samples(run, stages, method or run.config.correction.method)
     held_out = run.file("held_out.npz")
     if not held_out.is_file():
         with run.timed("sample"), stages("walk held-out data up") as progress:

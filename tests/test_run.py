@@ -113,6 +113,13 @@ def test_stages_by_themselves_equal_the_whole(finished: Path, tmp_path: Path) ->
     same_results(finished, path)
 
 
+def test_a_method_draws_what_a_trained_run_lacks(finished: Path, tmp_path: Path) -> None:
+    path = start_run("double_well", tmp_path / "run", seed=4, overrides=SMALL)
+    stage_train(path)
+    stage_reweight(path, method="is")
+    same_results(finished, path)
+
+
 def test_another_seed_gives_other_samples(finished: Path, tmp_path: Path) -> None:
     path = start_run("double_well", tmp_path / "run", seed=5, overrides=SMALL)
     run_all(path)
