@@ -149,7 +149,8 @@ def test_a_saved_generator_walks_the_same_way(tmp_path) -> None:
         measure_moments(model, sigma, z, seeded(1)),
         measure_curvature(model, sigma, z, seeded(2)),
     )
-    generator = BoltzmannGenerator(system, coordinates, ladder, torch.zeros(7).double(), sigma.clone(), config)
+    zeros = torch.zeros(7, dtype=torch.float64)
+    generator = BoltzmannGenerator(system, coordinates, ladder, zeros, sigma.clone(), config)
     generator.save(tmp_path / "generator.safetensors")
     loaded = BoltzmannGenerator.load(tmp_path / "generator.safetensors", system)
     ours, theirs = generator.walk(0, 20, seed=3), loaded.walk(0, 20, seed=3)
