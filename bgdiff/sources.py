@@ -78,15 +78,14 @@ class Columns:
         return self._n
 
     def add(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Append one chunk ``(B,)`` of every array."""
+        """Append one chunk ``(B,)`` of every array. A view is copied, lest it keep the whole file."""
         for name, values in arrays.items():
-            self._parts.setdefault(name, []).append(np.asarray(values))
+            self._parts.setdefault(name, []).append(np.array(values))
         self._n += len(next(iter(arrays.values())))
 
     def joined(self) -> Arrays:
         """Every array whole; the parts are let go of."""
-        arrays = {name: np.concatenate(self._parts.pop(name)) for name in list(self._parts)}
-        return arrays
+        return {name: np.concatenate(self._parts.pop(name)) for name in list(self._parts)}
 
 
 def open_source(run: "Run", generator: BoltzmannGenerator, method: "Method") -> Source:
@@ -167,7 +166,7 @@ class _Chains:
         self._generator, self._method, self._config = generator, method, run.config
         self._chunks, self._plan = run.chunks(method), ChainPlan.of(run.config, method)
         self._walks = run.chunks("is") if method == "imh" else []
-        self._weights: list[Tensor] = []
+        self._weights = Columns()
         self._acceptance = 0.0
         self._evaluations = self._arrivals = 0
         self._tried, self._exchanged = torch.zeros(()), torch.zeros(())
@@ -181,7 +180,7 @@ class _Chains:
             stretch, kept, width = load_stretch(file), self._plan.kept(index), self._plan.chains
             self._acceptance += stretch.acceptance * n / sum(size for _, size in self._chunks)
             self._evaluations += stretch.target_evaluations
-            self._weights.append(stretch.walk_log_weight)
+            self._weights.add({"log_weight": stretch.walk_log_weight.numpy()})
             self._arrivals += int(stretch.arrivals[kept].sum())
             self._tried = self._tried + stretch.tried
             self._exchanged = self._exchanged + stretch.exchanged
@@ -196,7 +195,7 @@ class _Chains:
         extra: dict[str, Arrays] = {}
         rates = None
         if self._method == "imh":
-            extra["walks"] = {"log_weight": torch.cat(self._weights).numpy()}
+            extra["walks"] = self._weights.joined()
             model = _Model(self._generator)
             for file, _ in self._walks:
                 model.add(load_walks(file))

@@ -19,6 +19,7 @@ from bgdiff.config import make_config
 from bgdiff.ladder.paths import Paths
 from bgdiff.outputs import load_arrays, write_ensemble
 from bgdiff.run import Run
+from bgdiff.sources import Columns
 
 N, CHUNK, PARTICLES = 4000, 100, 60
 WHOLE = N * PARTICLES * 3 * 8
@@ -106,6 +107,16 @@ def test_conformations_are_never_all_in_memory(tmp_path: Path, method: Any) -> N
     z = torch.randn(CHUNK, 3 * PARTICLES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     if method == "is":
         np.testing.assert_array_equal(x[:CHUNK].reshape(CHUNK, -1), 2 * z.numpy())
+
+
+def test_what_is_kept_is_kept_alone() -> None:
+    """A chunk's numbers may be a view of all that its file holds, which must not stay for their sake."""
+    columns, chunk = Columns(), np.arange(12.0).reshape(4, 3)
+    columns.add({"first": chunk[:, 0]})
+    chunk[:] = -1
+    columns.add({"first": chunk[:2, 0]})
+    assert len(columns) == 6
+    assert columns.joined()["first"].tolist() == [0, 3, 6, 9, -1, -1]
 
 
 def test_hoarded_conformations_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
