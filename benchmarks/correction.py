@@ -29,7 +29,7 @@ from bgdiff.rounds import earlier_rounds
 from bgdiff.run import Run, stage_train, start_run
 
 _SYSTEM = "alanine_dipeptide_vacuum"
-_SECONDS, _QUICK_SECONDS = 300.0, 1.0
+_SECONDS, _QUICK_SECONDS = 150.0, 1.0
 _QUICK: dict[str, Any] = {
     "training": {"steps": 60},
     "ladder": {"n_rungs": 15, "moment_samples": 256, "pilot_samples": 100},
