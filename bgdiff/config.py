@@ -153,6 +153,9 @@ class CorrectionConfig(_Settings):
     """Effective fraction of a population below which it is resampled. Copies cost independence, so moves and
     the bridge should keep it above."""
     scheme: Literal["systematic", "residual", "stratified", "multinomial"] = "systematic"
+    overlap: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Conditional effective fraction (Zhou, Johansen & Aston 2016) that every step down should keep, such as
+    0.999; the pilot then chooses how many rungs there are, and where. null keeps those of the ladder."""
     move: Literal["mala", "hmc", "random_walk"] | None = "mala"
     """Move made at the rungs under the model's energy, which costs no target energy; null for none."""
     leapfrog_steps: Annotated[int, Field(ge=1, le=1000)] = 3

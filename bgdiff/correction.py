@@ -21,14 +21,14 @@ from bgdiff.io import read_json, write_json
 from bgdiff.ladder.bridge import Bridge, cross, plan_bridge
 from bgdiff.ladder.densities import LatentDensity, TargetDensity
 from bgdiff.ladder.moves import AdaptiveMove, Hamiltonian, mala, move_scale
-from bgdiff.ladder.pilot import MoveRecipe, Steps, moves_with_steps, tuned_steps
+from bgdiff.ladder.pilot import MoveRecipe, Steps, moves_with_steps, respaced, tuned_steps
 from bgdiff.ladder.smc import Arrivals, Plan, Resampler, StageRecord, descend, land
 from bgdiff.progress import Progress, silent
 from bgdiff.random import generator_for
 
 __all__ = ["Corrector", "CountedTarget", "Pilot", "check_settings", "run_pilot", "stage_notes"]
 
-_FORMAT = 1
+_FORMAT = 2
 _KNOTS, _ROUNDS = 16, 12
 _NEVER, _ALWAYS = 0.01, 0.999
 
@@ -41,11 +41,13 @@ class Pilot:
         steps: of each move, by rung.
         bridge_steps: of the moves at each place of the bridge, in order; empty without a bridge.
         target_evaluations: what the pilots cost.
+        sigma: noise of the rungs that the pilot chose; empty if the generator's own are kept.
     """
 
     steps: tuple[Steps, ...] = ()
     bridge_steps: tuple[tuple[float, ...], ...] = ()
     target_evaluations: int = 0
+    sigma: tuple[float, ...] = ()
 
     def save(self, path: Path, config: CorrectionConfig) -> None:
         """Write to JSON, with the settings they belong to."""
@@ -55,6 +57,7 @@ class Pilot:
             "steps": self.steps,
             "bridge_steps": self.bridge_steps,
             "target_evaluations": self.target_evaluations,
+            "sigma": self.sigma,
         }
         write_json(path, content)
 
@@ -73,6 +76,7 @@ class Pilot:
             tuple({int(k): float(step) for k, step in steps.items()} for steps in content["steps"]),
             tuple(tuple(steps) for steps in content["bridge_steps"]),
             content["target_evaluations"],
+            tuple(content["sigma"]),
         )
 
 
@@ -85,8 +89,16 @@ class Corrector:
     pilot: Pilot
 
     @property
-    def plan(self) -> Plan:
+    def spaced(self) -> BoltzmannGenerator:
+        """The generator with the rungs that the pilot chose."""
         ladder = self.generator.ladder
+        if not self.pilot.sigma:
+            return self.generator
+        return replace(self.generator, ladder=ladder.at(torch.tensor(self.pilot.sigma).to(ladder.sigma)))
+
+    @property
+    def plan(self) -> Plan:
+        ladder = self.spaced.ladder
         moves = moves_with_steps(ladder, _recipes(self.config), self.pilot.steps, self.config.every)
         return Plan(ladder, moves, Resampler(self.config.threshold, self.config.scheme))
 
@@ -94,7 +106,7 @@ class Corrector:
     def bridge(self) -> Bridge | None:
         if not self.pilot.bridge_steps:
             return None
-        template = _bridge_moves(self.generator, self.config)
+        template = _bridge_moves(self.spaced, self.config)
         moves = [
             tuple(move.with_step(step) for move, step in zip(template, steps, strict=True))
             for steps in self.pilot.bridge_steps
@@ -124,8 +136,12 @@ def run_pilot(
     Raises:
         CorrectionError: a move is never accepted, or the pilot's weights collapse; the rung is named.
     """
-    ladder, n = generator.ladder, config.pilot_particles
+    n, sigma = config.pilot_particles, ()
     recipes, stream = _recipes(config), _stream(generator, seed, "smc", "pilot")
+    if config.overlap is not None:
+        found, _ = respaced(generator.ladder, config.overlap, n, stream)
+        generator, sigma = replace(generator, ladder=found), tuple(found.sigma.tolist())
+    ladder = generator.ladder
     steps = tuned_steps(
         ladder,
         recipes,
@@ -136,10 +152,10 @@ def run_pilot(
         rounds=_ROUNDS,
         progress=progress,
     )
-    found = Pilot(tuple(steps))
+    tuned = Pilot(tuple(steps), sigma=sigma)
     if not config.bridge_places:
-        return found
-    plan = Corrector(generator, config, found).plan
+        return tuned
+    plan = Corrector(generator, config, tuned).plan
     counted = CountedTarget(LatentTarget(generator.system.target, generator.coordinates))
     target = TargetDensity(counted, ladder.model.periodic)
     low, _ = descend(replace(plan, resampler=Resampler(0.5)), n, stream)
@@ -150,7 +166,7 @@ def run_pilot(
     bridge_steps = tuple(
         tuple(move.step for move in moves if isinstance(move, AdaptiveMove)) for moves in bridge.moves
     )
-    return replace(found, bridge_steps=bridge_steps, target_evaluations=counted.evaluations)
+    return replace(tuned, bridge_steps=bridge_steps, target_evaluations=counted.evaluations)
 
 
 def check_settings(path: Path, stored: Any, config: CorrectionConfig) -> None:

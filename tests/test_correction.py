@@ -10,6 +10,7 @@ import pytest
 from test_run import SMALL, Stop, same_results
 
 from bgdiff.analysis.results import read_results
+from bgdiff.chunk_files import load_population
 from bgdiff.config import CorrectionConfig
 from bgdiff.correction import Pilot, stage_notes
 from bgdiff.errors import CheckpointError, ConfigError
@@ -46,6 +47,21 @@ def test_a_run_by_smc_reports_what_it_did(finished: Path) -> None:
     assert results.target_evaluations == spent + pilot["target_evaluations"] + results.n_data
     assert not (finished / "samples").exists()
     assert abs(results.log_z.value - 5.95) < 5 * results.log_z.std_error + 0.3
+
+
+def test_the_pilot_chooses_rungs_of_even_overlap(tmp_path: Path) -> None:
+    settings = {**SMC["correction"], "overlap": 0.998, "threshold": 0.0, "pilot_particles": 1000}
+    overrides = SMC | {"correction": settings}
+    path = start_run("double_well", tmp_path / "run", seed=4, overrides=overrides)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(path, Stop("sample", 5).stage)
+    pilot = Pilot.load(path / "samples-smc" / "pilot.json", Run(path).config.correction)
+    run_all(path)
+    records = load_population(path / "samples-smc" / "chunk-00000.safetensors")[2]["records"]
+    kept = [record.conditional_fraction for record in records if "bridge" not in record.stage]
+    assert len(kept) == len(pilot.sigma) - 2  # but the first, to the prior, and the last, to the target
+    assert np.mean(kept) == pytest.approx(0.998, abs=0.0015)
+    assert min(kept) > 0.99
 
 
 @pytest.mark.parametrize(
