@@ -142,6 +142,11 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
     walks = load_arrays(run.file("walks.npz")) if correction.method == "imh" else {}
     rounds = earlier_rounds(run)
     spent = correction.target_evaluations + sum(one.target_evaluations for one in rounds)
+    if rounds and rounds[-1].power < 1:
+        warnings.append(
+            f"the last round of training had weights too poor to be used in full (power "
+            f"{rounds[-1].power:.2g}); the model has not settled: add rounds"
+        )
     return summarise(
         run.system,
         proposal["log_weight"],

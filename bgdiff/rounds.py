@@ -143,6 +143,7 @@ def _correct(
         log_density, score = latent.log_density_and_score(z)
         x, _ = generator.coordinates.to_x(z)
         log_weight = log_density + paths.log_ratio.cpu()
+        log_weight = torch.where(torch.isfinite(log_weight), log_weight, -torch.inf)
         parts.append((z, log_density, score, basin_index(system, x), log_weight))
         observables.append(system.observables(x))
         progress(done + 1, len(files))
@@ -275,11 +276,13 @@ class EarlierRound:
         log_weight: exact log weights ``(n,)``.
         observables: of the same walks, each ``(n,)``.
         target_evaluations: what the round cost.
+        power: that the weights were raised to before they made training data; 1 unless they were poor.
     """
 
     log_weight: NDArray[np.float64]
     observables: dict[str, NDArray[np.float64]]
     target_evaluations: int
+    power: float
 
     @classmethod
     def load(cls, folder: Path) -> "EarlierRound":
@@ -292,7 +295,8 @@ class EarlierRound:
 
         arrays = load_arrays(folder / _PROPOSAL)
         log_weight = arrays.pop("log_weight")
-        return cls(log_weight, arrays, int(read_json(folder / _RECORD)["target_evaluations"]))
+        record = read_json(folder / _RECORD)
+        return cls(log_weight, arrays, int(record["target_evaluations"]), float(record["power"]))
 
 
 def earlier_rounds(run: "Run") -> list[EarlierRound]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bgdiff.errors import CheckpointError
 from bgdiff.ladder.resampling import effective_size
 from bgdiff.outputs import load_arrays
 from bgdiff.rounds import EarlierRound, round_log_weight, tempering_power
-from bgdiff.run import Run, resume_run, run_all, start_run
+from bgdiff.run import Run, resume_run, run_all, stage_reweight, start_run
 from bgdiff.systems import load_system
 
 # F_right - F_left of the double well (1, -4, 1), by quadrature (DESIGN: -ln(p_r/p_l))
@@ -146,6 +147,18 @@ def test_rounds_draw_their_own_random_numbers(whole: Path) -> None:
     final = load_arrays(whole / "proposal.npz")["log_weight"]
     assert not np.isin(first.log_weight, second.log_weight).any()
     assert not np.isin(second.log_weight[:200], final).any()
+
+
+def test_weights_too_poor_to_use_in_full_are_said_so(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    shutil.copytree(whole, path)
+    file = path / "rounds" / "02" / "round.json"
+    record = json.loads(file.read_text())
+    assert record["power"] == 1
+    assert read_results(path / "results.json").warnings == []
+    file.write_text(json.dumps(record | {"power": 0.4}))
+    stage_reweight(path)
+    assert any("power 0.4" in text for text in read_results(path / "results.json").warnings)
 
 
 def test_a_damaged_round_is_named(whole: Path, tmp_path: Path) -> None:
