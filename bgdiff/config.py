@@ -128,8 +128,9 @@ class RoundsConfig(_Settings):
     """MALA moves under the target that each corrected sample makes before it is trained on, a target force
     each. They take copies of one sample apart: of use where few samples carry the weight."""
     least_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Smallest share of the new training data that a basin with corrected samples gets; above its population
-    it costs effective samples, and keeps the model from forgetting a rare basin."""
+    """Smallest share of the training data, first and further, that a basin with samples gets. Needed where
+    the data hold a basin in a few frames only, which a model would not learn to visit; above a basin's
+    population it costs effective samples."""
 
 
 class SamplingConfig(_Settings):

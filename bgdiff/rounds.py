@@ -48,6 +48,7 @@ __all__ = ["EarlierRound", "earlier_rounds", "round_log_weight", "tempering_powe
 _LOG = logging.getLogger(__name__)
 _RECORD, _PROPOSAL, _CORRECTED = "round.json", "proposal.npz", "corrected.safetensors"
 _MOVE_ROUNDS = 12
+_RARE = 0.02  # of the training frames
 _LEAST_EFFECTIVE = 0.05  # of the walks; weights that keep less are tempered
 
 
@@ -70,6 +71,10 @@ def train_rounds(run: "Run", stages: "Stages") -> None:
             seen = prepared
             if index:
                 seen = replace(prepared, training=_corrected(run, prepared, index, stages, prefix))
+            elif run.config.rounds.least_share:
+                seen = replace(prepared, training=_balanced(run, prepared.training))
+            else:
+                _warn_of_rare_basins(run, prepared.training.basin)
             _fit(run, seen, index, stages, prefix)
 
 
@@ -88,6 +93,15 @@ def _fit(run: "Run", prepared: Prepared, index: int, stages: "Stages", prefix: s
     with stages(f"{prefix}measure steps") as progress:
         generator = finish(run.system, prepared, trainer, progress)
     generator.save(run.trained_generator(index))
+
+
+def _balanced(run: "Run", data: TrainingData) -> TrainingData:
+    """The data with rare basins repeated, so that the first model visits them; weights make up for it."""
+    level = torch.zeros(len(data.z), dtype=torch.float64)
+    stream = generator_for(run.config.seed, "balance")
+    chosen = systematic(round_log_weight(level, data.basin, run.config.rounds.least_share), stream)
+    score = None if data.score is None else data.score[chosen]
+    return TrainingData(data.z[chosen], data.log_density[chosen], score, data.basin[chosen])
 
 
 def _corrected(run: "Run", prepared: Prepared, index: int, stages: "Stages", prefix: str) -> TrainingData:
@@ -245,6 +259,18 @@ def _moved(
     state, _ = apply_moves([move] * moves, target.evaluate(data.z), target, stream)
     spent = len(pilot) * (1 + _MOVE_ROUNDS) + len(data.z) * (1 + moves)
     return TrainingData(state.z, state.log_density, state.score, data.basin), spent
+
+
+def _warn_of_rare_basins(run: "Run", basin: Tensor) -> None:
+    """Say which basins have so few frames that a model would hardly learn to visit them."""
+    for number, name in enumerate(run.system.spec.basins):
+        frames = int((basin == number).sum())
+        if 0 < frames < _RARE * len(basin):
+            _LOG.warning(
+                "basin %s has %d of %d training frames; the model may never visit it. "
+                "--set rounds.least_share=0.05 repeats them, which the weights make up for",
+                name, frames, len(basin),
+            )  # fmt: skip
 
 
 def _warn_of_empty_basins(

@@ -214,6 +214,16 @@ def test_verdict_names_what_is_wrong(good: Results, changes: dict, level: Level,
 
 
 @pytest.mark.parametrize(
+    ("n_eff", "level", "words"),
+    [(40.0, Level.CAUTION, "error bar is rough"), (10.0, Level.UNRELIABLE, "10 .* too few to be trusted")],
+)
+def test_verdict_on_basins_with_few_samples(good: Results, n_eff: float, level: Level, words: str) -> None:
+    difference = good.free_energy_differences[0].model_dump() | {"n_eff": n_eff}
+    found = findings(changed(good, free_energy_differences=[difference]))
+    assert any(finding.level is level and re.search(words, finding.text) for finding in found)
+
+
+@pytest.mark.parametrize(
     ("z", "level", "words"),
     [
         (-1.4, Level.RELIABLE, "agrees with the reference .* within 1.4 combined errors"),

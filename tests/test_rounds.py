@@ -76,14 +76,22 @@ def test_wrong_proportions_are_put_right(tmp_path: Path) -> None:
     assert results.target_evaluations == 8000 + 2 * 4000 + 4000
 
 
-def test_one_stretch_of_frames_of_the_minor_well_is_enough(tmp_path: Path) -> None:
+@pytest.mark.parametrize("least_share", [0.0, 0.1])
+def test_one_stretch_of_frames_of_the_minor_well_is_enough(
+    tmp_path: Path, least_share: float, caplog: pytest.LogCaptureFixture
+) -> None:
     data = wells(tmp_path, 4000, 40)
-    overrides = {**SMALL, "rounds": {**SMALL["rounds"], "moves": 3}}
+    overrides = {**SMALL, "rounds": {**SMALL["rounds"], "moves": 3, "least_share": least_share}}
     path = start_run("double_well", tmp_path / "run", seed=1, overrides=overrides, data=data)
     run_all(path)
+    assert ("of 3636 training frames; the model may never visit" in caplog.text) is (least_share == 0)
     shares = shares_of_the_right_well(path)
-    assert shares[0] < 0.03
-    assert abs(math.log(shares[-1] / (1 - shares[-1])) + DELTA_F) < 0.6
+    if least_share:  # 36 training frames of 3636 repeated, then what is left of the raised share
+        assert shares[0] == pytest.approx(least_share, abs=0.04)
+        assert shares[-1] == pytest.approx(least_share, abs=0.04)
+    else:
+        assert shares[0] < 0.03
+        assert abs(math.log(shares[-1] / (1 - shares[-1])) + DELTA_F) < 0.6
     results = read_results(path / "results.json")
     (difference,) = results.free_energy_differences
     assert abs(difference.value - DELTA_F) < 4 * difference.std_error

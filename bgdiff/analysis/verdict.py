@@ -15,7 +15,7 @@ _SHARE_HIGH, _SHARE_EXTREME = 0.02, 0.1
 # The forward ESS is noisy, and lies below Kish's by chance; by a factor of two it does not.
 _FORWARD_LOW, _FORWARD_EXTREME = 0.5, 0.1
 _NONFINITE_MANY = 0.01
-_FEW_IN_BASIN = 50
+_FEW_IN_BASIN, _HARDLY_IN_BASIN = 50, 15
 _AGREES, _DISAGREES = 2.0, 3.0
 # Vehtari et al. (2021) ask for an R-hat below 1.01; above 1.1, the older limit, chains plainly differ.
 _RHAT_LARGE, _RHAT_EXTREME = 1.01, 1.1
@@ -241,13 +241,12 @@ def _difference(difference: FreeEnergyDifference) -> list[Finding]:
         estimate = with_error(difference.value, difference.std_error, "kT")
         found.append(Finding(Level.RELIABLE, f"{name} is {estimate}; there is no reference to compare with."))
     if difference.n_eff is not None and difference.n_eff < _FEW_IN_BASIN:
-        found.append(
-            Finding(
-                Level.CAUTION,
-                f"{name} rests on {difference.n_eff:.0f} effective samples in its poorer basin; its error "
-                "bar is rough.",
-            )
-        )
+        rests = f"{name} rests on {difference.n_eff:.0f} effective samples in its poorer basin"
+        if difference.n_eff < _HARDLY_IN_BASIN:
+            advice = "draw more, or train with more of that basin (rounds.least_share)"
+            found.append(Finding(Level.UNRELIABLE, f"{rests}, too few to be trusted; {advice}."))
+        else:
+            found.append(Finding(Level.CAUTION, f"{rests}; its error bar is rough."))
     shift = None if difference.data_value is None else difference.value - difference.data_value
     if shift is not None and abs(shift) > max(0.1, 3 * (difference.std_error or 0.0)):
         found.append(
