@@ -38,6 +38,7 @@ from bgdiff.parallel import for_each_chunk
 from bgdiff.preparation import Prepared, basin_index, prepare
 from bgdiff.progress import Progress
 from bgdiff.random import generator_for
+from bgdiff.sources import Columns
 from bgdiff.training import Trainer, TrainingData
 
 if TYPE_CHECKING:
@@ -112,23 +113,28 @@ def _corrected(run: "Run", prepared: Prepared, index: int, stages: "Stages", pre
             run.trained_generator(index - 1), run.system, device=run.config.device
         )
         with stages(f"{prefix}sample") as progress:
-            files = _draw(run, generator, index, progress)
+            _draw(run, generator, index, progress)
         with stages(f"{prefix}correct") as progress:
-            _correct(run, prepared, generator, files, index, progress)
+            _correct(run, prepared, generator, index, progress)
     tensors, _ = load_tensors(folder / _CORRECTED)
     score = tensors["score"] if run.config.training.forces else None
     return TrainingData(tensors["z"], tensors["log_density"], score, tensors["basin"])
 
 
-def _draw(run: "Run", generator: BoltzmannGenerator, index: int, progress: Progress) -> list[Path]:
-    """Draw the walks that are missing; the files of all chunks."""
+def _chunks(run: "Run", index: int) -> list[tuple[Path, int]]:
+    """File and number of walks of every chunk of a round."""
     total, size = run.config.rounds.n_samples, run.config.sampling.chunk
-    folder = make_directory(run.training_folder(index) / "samples")
-    seed = run.config.of_round(index).seed
-    chunks = [
+    folder = run.training_folder(index) / "samples"
+    return [
         (folder / f"chunk-{chunk:05d}.safetensors", min(size, total - start))
         for chunk, start in enumerate(range(0, total, size))
     ]
+
+
+def _draw(run: "Run", generator: BoltzmannGenerator, index: int, progress: Progress) -> None:
+    """Draw the walks that are missing."""
+    chunks, seed = _chunks(run, index), run.config.of_round(index).seed
+    make_directory(chunks[0][0].parent)
 
     def walk(chunk: int, report: Progress) -> None:
         file, n = chunks[chunk]
@@ -136,22 +142,20 @@ def _draw(run: "Run", generator: BoltzmannGenerator, index: int, progress: Progr
 
     missing = [(chunk, n) for chunk, (file, n) in enumerate(chunks) if not chunk_is_good(file, n)]
     for_each_chunk(walk, missing, progress, "walks", device=run.config.device)
-    return [file for file, _ in chunks]
 
 
 def _correct(
     run: "Run",
     prepared: Prepared,
     generator: BoltzmannGenerator,
-    files: list[Path],
     index: int,
     progress: Progress,
 ) -> None:
     """Weight the walks, keep what they say, and resample them into training data."""
     system, settings, folder = run.system, run.config.rounds, run.training_folder(index)
     latent = LatentTarget(system.target, generator.coordinates)
-    parts, observables = [], []
-    for done, file in enumerate(files):
+    parts, files = [], _chunks(run, index)
+    for done, (file, _) in enumerate(files):
         paths = load_walks(file)
         z = paths.z.cpu()
         log_density, score = latent.log_density_and_score(z)
@@ -159,7 +163,6 @@ def _correct(
         log_weight = log_density + paths.log_ratio.cpu()
         log_weight = torch.where(torch.isfinite(log_weight), log_weight, -torch.inf)
         parts.append((z, log_density, score, basin_index(system, x), log_weight))
-        observables.append(system.observables(x))
         progress(done + 1, len(files))
     z, log_density, score, basin, log_weight = (torch.cat(column) for column in zip(*parts, strict=True))
     if not bool(torch.isfinite(log_weight).any()):
@@ -182,10 +185,8 @@ def _correct(
         data, spent = _moved(generator, latent, data, settings.moves, stream)
         evaluations += spent
     _warn_of_empty_basins(run, prepared, basin, log_weight, index)
-    names = observables[0]
-    arrays = {name: np.concatenate([part[name] for part in observables]) for name in names}
     with atomic_path(folder / _PROPOSAL) as temporary:
-        np.savez(temporary, allow_pickle=False, log_weight=log_weight.numpy(), **arrays)
+        np.savez(temporary, allow_pickle=False, log_weight=log_weight.numpy())
     record = {
         "n_samples": len(z),
         "effective_fraction": effective_size(log_weight) / len(z),
@@ -220,6 +221,8 @@ def tempering_power(log_weight: Tensor, least: float) -> float:
 def round_log_weight(log_weight: Tensor, basin: Tensor, least_share: float) -> Tensor:
     """Log weights ``(n,)`` under which every basin that has weight has at least ``least_share`` of it.
 
+    Where basins are too many for that, poor ones get an equal share.
+
     Args:
         log_weight: ``(n,)``, -inf where the weight is zero.
         basin: int64 ``(n,)``, the basin of each sample, -1 outside all.
@@ -227,17 +230,18 @@ def round_log_weight(log_weight: Tensor, basin: Tensor, least_share: float) -> T
     weight = torch.softmax(log_weight, 0)
     factor = torch.ones_like(weight)
     poor = torch.zeros_like(basin, dtype=torch.bool)
-    raised = 0.0
-    for which in basin.unique().tolist():
+    raised, groups = 0.0, basin.unique().tolist()
+    least = min(least_share, 1 / len(groups))
+    for which in groups:
         members = basin == which
         share = float(weight[members].sum())
-        if which >= 0 and 0 < share < least_share:
-            factor[members] = least_share / share
+        if which >= 0 and 0 < share < least:
+            factor[members] = least / share
             poor |= members
-            raised += least_share
+            raised += least
     rest = float(weight[~poor].sum())
     if raised and rest > 0:
-        factor[~poor] = max(1 - raised, least_share) / rest
+        factor[~poor] = (1 - raised) / rest
     return torch.log(weight * factor)
 
 
@@ -311,22 +315,24 @@ class EarlierRound:
     power: float
 
     @classmethod
-    def load(cls, folder: Path) -> "EarlierRound":
-        """Read a round's files.
+    def load(cls, run: "Run", index: int) -> "EarlierRound":
+        """Read round ``index`` ≥ 1. Observables are computed anew: the system's may have changed since.
 
         Raises:
-            CheckpointError: they are missing or damaged.
+            CheckpointError: files of the round are missing or damaged.
         """
         from bgdiff.outputs import load_arrays
 
-        arrays = load_arrays(folder / _PROPOSAL)
-        log_weight = arrays.pop("log_weight")
+        folder = run.training_folder(index)
+        log_weight = load_arrays(folder / _PROPOSAL)["log_weight"]
         record = read_json(folder / _RECORD)
-        return cls(log_weight, arrays, int(record["target_evaluations"]), float(record["power"]))
+        coordinates = BoltzmannGenerator.load(run.trained_generator(index - 1), run.system).coordinates
+        columns = Columns()
+        for file, _ in _chunks(run, index):
+            columns.add(run.system.observables(coordinates.to_x(load_walks(file).z)[0]))
+        return cls(log_weight, columns.joined(), int(record["target_evaluations"]), float(record["power"]))
 
 
 def earlier_rounds(run: "Run") -> list[EarlierRound]:
     """The rounds of a run, in order; none if it was trained on its data alone."""
-    return [
-        EarlierRound.load(run.training_folder(index)) for index in range(1, run.config.rounds.n_rounds + 1)
-    ]
+    return [EarlierRound.load(run, index) for index in range(1, run.config.rounds.n_rounds + 1)]

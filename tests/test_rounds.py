@@ -17,7 +17,7 @@ from bgdiff.analysis.verdict import Level, verdict
 from bgdiff.errors import CheckpointError
 from bgdiff.ladder.resampling import effective_size
 from bgdiff.outputs import load_arrays
-from bgdiff.rounds import EarlierRound, round_log_weight, tempering_power
+from bgdiff.rounds import EarlierRound, earlier_rounds, round_log_weight, tempering_power
 from bgdiff.run import Run, resume_run, run_all, stage_reweight, start_run
 from bgdiff.systems import load_system
 
@@ -53,8 +53,7 @@ def wells(folder: Path, left: int, right: int) -> Path:
 def shares_of_the_right_well(path: Path) -> list[float]:
     """In the walks of every round, and in those of the final model."""
     run = Run(path)
-    folders = [run.training_folder(index) for index in range(1, run.config.rounds.n_rounds + 1)]
-    rounds = [EarlierRound.load(folder).observables["x"] for folder in folders]
+    rounds = [one.observables["x"] for one in earlier_rounds(run)]
     return [float((x > 0).mean()) for x in (*rounds, load_arrays(path / "proposal.npz")["obs_x"])]
 
 
@@ -151,7 +150,7 @@ def test_rounds_are_counted_and_recorded(whole: Path) -> None:
 
 def test_rounds_draw_their_own_random_numbers(whole: Path) -> None:
     run = Run(whole)
-    first, second = (EarlierRound.load(run.training_folder(index)) for index in (1, 2))
+    first, second = (EarlierRound.load(run, index) for index in (1, 2))
     final = load_arrays(whole / "proposal.npz")["log_weight"]
     assert not np.isin(first.log_weight, second.log_weight).any()
     assert not np.isin(second.log_weight[:200], final).any()
@@ -167,6 +166,19 @@ def test_weights_too_poor_to_use_in_full_are_said_so(whole: Path, tmp_path: Path
     file.write_text(json.dumps(record | {"power": 0.4}))
     stage_reweight(path)
     assert any("power 0.4" in text for text in read_results(path / "results.json").warnings)
+
+
+def test_rounds_answer_questions_that_were_asked_later(whole: Path, tmp_path: Path) -> None:
+    system = load_system("double_well").path
+    shutil.copytree(system, tmp_path / "double_well")
+    path = start_run(tmp_path / "double_well", tmp_path / "run", seed=3, overrides=TINY)
+    run_all(path)
+    spec = tmp_path / "double_well" / "system.yaml"
+    text = spec.read_text().replace("reference: reference.json\n", "")
+    spec.write_text(text.replace("basins:", "basins:\n  above: {observable: y, intervals: [[0, .inf]]}"))
+    stage_reweight(path)
+    above = next(basin for basin in read_results(path / "results.json").basins if basin.name == "above")
+    assert abs(above.reweighted - 0.5) < 5 * above.reweighted_std_error + 0.02
 
 
 def test_a_damaged_round_is_named(whole: Path, tmp_path: Path) -> None:
@@ -204,3 +216,6 @@ def test_rare_basins_get_their_least_share() -> None:
     others = torch.cat([torch.arange(900), torch.arange(950, 1000)])
     torch.testing.assert_close(after[others] / after[others].sum(), before[others] / before[others].sum())
     torch.testing.assert_close(torch.softmax(round_log_weight(log_weight, basin, 0.0), 0), before)
+    # four groups cannot have 0.4 each; poor ones get a quarter
+    crowded = torch.softmax(round_log_weight(log_weight, basin, 0.4), 0)
+    assert float(crowded[900:905].sum()) == pytest.approx(1 / 4)
