@@ -1,6 +1,7 @@
 """What an estimator returns, and the errors it raises when the samples cannot answer the question."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from bgdiff.errors import DataError
 
@@ -25,12 +26,17 @@ class Estimate:
         method: how value and error were obtained, in words.
         n_eff: effective number of independent samples behind the value: Kish's (Σw)²/Σw². For a
             difference between two basins it is that of the poorer basin.
+        overlap: of the ensembles that the estimate connects, from 0 to 1 (the same); each estimator says
+            how it measures it. None where there is nothing to measure.
+        diagnostics: what else the estimator has to say, by name: numbers and words that JSON can hold.
     """
 
     value: float
     std_error: float
     method: str
     n_eff: float
+    overlap: float | None = None
+    diagnostics: Mapping[str, float | int | str | bool] = field(default_factory=dict)
 
     def z_score(self, reference: float, reference_std_error: float = 0.0) -> float:
         """Distance from ``reference`` in combined standard errors, with the sign of value - reference."""
