@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "load_arrays",
+    "load_held_out",
     "save_held_out",
     "summarise_run",
     "timing_key",
@@ -40,19 +41,17 @@ def timing_key(config: "RunConfig", stage: str, method: "Method") -> str:
 def save_held_out(path: Path, run: "Run", generator: BoltzmannGenerator, progress: Progress = silent) -> None:
     """Walk held-out frames up the ladder and keep their path weights, for the forward ESS.
 
-    Writes ``log_weight`` ``(m,)`` and the observables of the same frames.
+    Writes what :func:`load_held_out` returns.
     """
     from bgdiff.coordinates import LatentTarget
 
     config = run.config
-    _, held_out = run.data.split(config.training.held_out, config.seed)
-    wanted = min(config.sampling.n_held_out, len(held_out.x))
+    rows = _held_out_rows(run)
+    wanted = len(rows)
     if wanted == 0:
-        _save_arrays(path, {"log_weight": np.zeros(0)})
+        _save_arrays(path, {"log_weight": np.zeros(0), **_frames(run, rows)})
         return
-    index = torch.linspace(0, len(held_out.x) - 1, wanted, dtype=torch.float64).round().long()
-    x = held_out.x[index]
-    z, _ = generator.coordinates.to_z(x)
+    z, _ = generator.coordinates.to_z(run.data.x[rows])
     device = generator.ladder.sigma.device
     parts = []
     for chunk, part in enumerate(z.split(config.sampling.chunk)):
@@ -65,7 +64,45 @@ def save_held_out(path: Path, run: "Run", generator: BoltzmannGenerator, progres
         parts.append(generator.ladder.walk_up(part.to(device), stream, report).log_ratio.cpu())
     log_density = LatentTarget(run.system.target, generator.coordinates).log_density(z)
     log_weight = (log_density + torch.cat(parts)).numpy()
-    _save_arrays(path, {"log_weight": log_weight, **_prefixed(run.system.observables(x))})
+    _save_arrays(path, {"log_weight": log_weight, **_frames(run, rows)})
+
+
+def load_held_out(run: "Run") -> dict[str, NDArray[Any]]:
+    """The held-out frames of a run, as arrays ``(m,)``.
+
+    - ``log_weight``: path weight of the frame's walk up the ladder, log W,
+    - ``index``: the frame's row in the data set of the run,
+    - ``chain``: the independent simulation it comes from,
+    - ``obs_<name>``: the observables that the system has now. They are computed anew from the frames,
+      since the system may have got others after they were walked up.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is not about these frames.
+    """
+    path = run.file("held_out.npz")
+    stored = load_arrays(path)
+    # files of earlier versions do not say which frames they are about; settings and data do
+    rows = torch.from_numpy(stored["index"]) if "index" in stored else _held_out_rows(run)
+    log_weight = stored.get("log_weight", np.zeros(0))
+    if log_weight.shape != rows.shape or (len(rows) and not 0 <= rows.min() <= rows.max() < len(run.data)):
+        raise CheckpointError(
+            f"{path}: its {log_weight.size} weights do not belong to {len(rows)} held-out frames; "
+            f"delete it and run: bgdiff sample {run.path}"
+        )
+    return {"log_weight": log_weight, **_frames(run, rows)}
+
+
+def _held_out_rows(run: "Run") -> torch.Tensor:
+    """Rows ``(m,)`` of the data set: as many held-out frames as are wanted, evenly spaced."""
+    config = run.config
+    rows = run.data.held_out_frames(config.training.held_out, config.seed).nonzero()[:, 0]
+    wanted = min(config.sampling.n_held_out, len(rows))
+    return rows[torch.linspace(0, max(0, len(rows) - 1), wanted, dtype=torch.float64).round().long()]
+
+
+def _frames(run: "Run", rows: torch.Tensor) -> dict[str, NDArray[Any]]:
+    observables = run.system.observables(run.data.x[rows])
+    return {"index": rows.numpy(), "chain": run.data.chain[rows].numpy(), **_prefixed(observables)}
 
 
 def write_ensemble(
@@ -100,6 +137,7 @@ def write_ensemble(
         arrays = columns.joined()
         weights = _weights(arrays["log_weight"])  # if there are none, nothing is replaced
         correction, extra = source.finish()
+        extra["held_out"] = load_held_out(run)  # with the observables that the system has now
         data = run.data
         energy = torch.cat([system.target.energy(part) for part in data.x.split(4096)])
         found = {"energy": energy.numpy(), **_prefixed(system.observables(data.x))}
@@ -131,7 +169,7 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
     from bgdiff.rounds import earlier_rounds
 
     proposal, data = load_arrays(run.file("proposal.npz")), load_arrays(run.file("data.npz"))
-    held_out = load_arrays(run.file("held_out.npz"))
+    held_out = load_held_out(run)
     has_held_out = held_out["log_weight"].size > 0
     dropped = int(run.manifest["data_n_dropped"])
     warnings = [f"{dropped} damaged frames of the data set were left out"] if dropped else []

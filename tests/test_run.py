@@ -196,6 +196,41 @@ def test_a_changed_system_is_noticed(tmp_path: Path) -> None:
         run_all(path)
 
 
+def test_observables_and_basins_may_be_added_after_the_run(finished: Path, tmp_path: Path) -> None:
+    """Also to runs of earlier versions, whose file of held-out frames does not say which they are."""
+    from bgdiff.systems import load_system
+
+    folder, path = tmp_path / "double_well", tmp_path / "run"
+    shutil.copytree(load_system("double_well").path, folder)
+    shutil.copytree(finished, path)
+    manifest = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(manifest | {"system_path": str(folder)}))
+    held_out = load_arrays(path / "held_out.npz")
+    data = Run(path).data
+    np.testing.assert_array_equal(held_out["obs_x"], data.x[held_out["index"], 0, 0])
+    np.testing.assert_array_equal(held_out["chain"], data.chain[held_out["index"]])
+    assert len(set(held_out["chain"])) > 1
+
+    text = (folder / "system.yaml").read_text().split("reference:")
+    text[0] = text[0].replace("  x: {", "  height: {component: [0, 1]}\n  x: {")
+    text[0] = text[0].replace("basins:", "basins:\n  upper: {observable: height, intervals: [[0, .inf]]}")
+    (folder / "system.yaml").write_text(text[0] + text[1].split("\n", 1)[1])
+    old = {name: values for name, values in held_out.items() if name in ("log_weight", "obs_x", "obs_y")}
+    for content in (held_out, old):
+        np.savez(path / "held_out.npz", **content)
+        stage_reweight(path)
+        renewed = load_arrays(path / "held_out.npz")
+        np.testing.assert_array_equal(renewed["obs_height"], held_out["obs_y"])
+        np.testing.assert_array_equal(renewed["index"], held_out["index"])
+        basins = json.loads((path / "results.json").read_text())["basins"]
+        assert "upper" in {basin["name"] for basin in basins}
+    np.savez(path / "held_out.npz", log_weight=held_out["log_weight"][:-1])
+    before = (path / "proposal.npz").read_bytes()
+    with pytest.raises(CheckpointError, match=r"held_out\.npz: its 59 weights do not belong to 60"):
+        stage_reweight(path)
+    assert (path / "proposal.npz").read_bytes() == before
+
+
 def test_changed_data_are_noticed(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     file = tmp_path / "mine.npz"

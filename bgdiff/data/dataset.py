@@ -59,6 +59,11 @@ class Dataset:
             ConfigError: ``held_out`` is not in [0, 1).
             DataError: one of the two sets would be empty.
         """
+        chosen = self.held_out_frames(held_out, seed)
+        return self.select(~chosen), self.select(chosen)
+
+    def held_out_frames(self, held_out: float, seed: int = 0) -> Tensor:
+        """Mask ``(n,)`` of the frames that :meth:`split` holds out; same arguments, same errors."""
         if not 0 <= held_out < 1:
             raise ConfigError(f"held_out: must be a fraction in [0, 1), not {held_out}")
         chosen = torch.zeros(len(self), dtype=torch.bool)
@@ -71,7 +76,7 @@ class Dataset:
             position, taken = position + length, taken + count
         if chosen.all() or (held_out > 0 and not chosen.any()):
             raise DataError(f"a data set of {len(self)} frames is too small to hold out {held_out:.0%} of it")
-        return self.select(~chosen), self.select(chosen)
+        return chosen
 
     def select(self, frames: Tensor) -> "Dataset":
         """Return the data set of some frames, given by a mask or indices in increasing order."""
