@@ -10,18 +10,18 @@ there is nothing to test leave their share to the others):
 
 1. the largest set of estimates that share no samples: χ² = Σ (F_i - F̄)²/σ_i² about their inverse-variance
    mean, with one degree of freedom less than there are estimates;
-2. pairs that share samples: |F_i - F_j| against (σ_i² + σ_j²)^½, at 1/m of the share for m pairs (Bonferroni).
-   Estimates from the same samples err in the same direction, so their difference scatters less than that: the
-   test is conservative, and alarms at most as often as stated;
+2. pairs that share samples: |F_i - F_j| against (σ_i² + σ_j²)^½, at 1/m of the share for m pairs
+   (Bonferroni). Estimates from the same samples err in the same direction, so their difference scatters less
+   than that: the test is conservative, and alarms at most as often as stated;
 3. forward against reverse, for each two-sided estimate that has both (``disagreement_z`` of its diagnostics),
    at 1/m of the share for m estimates.
 
-Thresholds. ``ENOUGH`` effective samples give a standard error that is itself known to 1/√(2·ENOUGH), about 10 %.
-``LEAST_OVERLAP`` is the limit for neighbours in the overlap matrix of Klimovich, Shirts & Mobley; below
+Thresholds. ``ENOUGH`` effective samples give a standard error that is itself known to 1/√(2·ENOUGH), about
+10 %. ``LEAST_OVERLAP`` is the limit for neighbours in the overlap matrix of Klimovich, Shirts & Mobley; below
 ``LEAST_FRACTION`` of effective samples, a one-sided estimate rests on the tail of its samples.
 
-References: Klimovich, Shirts & Mobley, J. Comput. Aided Mol. Des. 29, 397 (2015), section on overlap; Pohorille,
-Jarzynski & Chipot, J. Phys. Chem. B 114, 10235 (2010), on forward against reverse.
+References: Klimovich, Shirts & Mobley, J. Comput. Aided Mol. Des. 29, 397 (2015), section on overlap;
+Pohorille, Jarzynski & Chipot, J. Phys. Chem. B 114, 10235 (2010), on forward against reverse.
 """
 
 import math
@@ -91,7 +91,7 @@ class Judgement:
         advice: what to do, one sentence each.
         chi_square, degrees_of_freedom, p_value: of the first test; None if there is nothing to test.
         alarms: what failed, in words.
-        more_samples: how many samples more, at least, would be sufficient; None if that is not what is missing.
+        more_samples: how many samples more, at least, would be sufficient; None if something else is missing.
     """
 
     quoted: str | None
@@ -159,7 +159,7 @@ def judge(
             alarms.append(f"forward and reverse of {one.name} are {abs(z):.1f} combined errors apart")
     compared = tests > 0
     if alarms:
-        advice = (
+        advice: tuple[str, ...] = (
             "train longer or use more rungs, so that the weights scatter less; draw more samples and walk "
             "more frames up; check that the data hold every region in local equilibrium",
         )
@@ -220,7 +220,7 @@ def _insufficient(candidates: Sequence[Candidate], problems: Mapping[str, Proble
             f"Refused: no estimate has enough effective samples; the nearest, {nearest.name}, has "
             f"{nearest.estimate.n_eff:.3g}."
         )
-        advice = (
+        advice: tuple[str, ...] = (
             f"draw at least {more} more samples (the effective number grows in proportion, if nothing is "
             "missed), or improve the model so that more of them count",
         )
