@@ -3,13 +3,13 @@
 Angles are in degrees here, where people read and write them; everywhere else in the program in radian.
 """
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from bgdiff.errors import SystemDefinitionError
+from bgdiff.observable_spec import BasinSpec, ObservableSpec
 
 __all__ = [
     "BasinSpec",
@@ -29,58 +29,10 @@ __all__ = [
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ObservableSpec(_Model):
-    """A number computed from a conformation; exactly one of the three. Indices count from 0."""
-
-    dihedral: tuple[Index, Index, Index, Index] | None = None
-    """Torsion angle of four atoms."""
-    distance: tuple[Index, Index] | None = None
-    """Distance of two particles, in nm for molecules."""
-    component: tuple[Index, Index] | None = None
-    """Coordinate (particle, axis)."""
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> "ObservableSpec":
-        given = [kind for kind in ("dihedral", "distance", "component") if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise ValueError("give exactly one of dihedral, distance, component")
-        if self.component is None and len(set(self.particles)) != len(self.particles):
-            raise ValueError("the same particle appears twice")
-        return self
-
-    @property
-    def periodic(self) -> bool:
-        return self.dihedral is not None
-
-    @property
-    def particles(self) -> tuple[int, ...]:
-        """Indices of the particles it needs."""
-        return self.dihedral or self.distance or (self.component or ())[:1]
-
-
-class BasinSpec(_Model):
-    """Conformations whose observable lies in one of half-open intervals ``[lo, hi)``.
-
-    Degrees for torsions, where an interval may run through 180 (such as [150, 210]); otherwise the
-    observable's own unit, where ``.inf`` is allowed.
-    """
-
-    observable: str
-    intervals: Annotated[list[tuple[float, float]], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "BasinSpec":
-        for lo, hi in self.intervals:
-            if not lo < hi:
-                raise ValueError(f"interval [{lo:g}, {hi:g}] must have its lower end first")
-        return self
 
 
 class DifferenceSpec(_Model):
@@ -182,14 +134,13 @@ class _Common(_Model):
     @model_validator(mode="after")
     def _names_exist(self) -> "_Common":
         for name, basin in self.basins.items():
-            if basin.observable not in self.observables:
-                raise ValueError(f"basins.{name}.observable: there is no observable {basin.observable!r}")
-            if self.observables[basin.observable].periodic:
-                for lo, hi in basin.intervals:
-                    if not (math.isfinite(lo) and math.isfinite(hi) and hi - lo <= 360):
-                        raise ValueError(
-                            f"basins.{name}.intervals: [{lo:g}, {hi:g}] is not an arc of a circle"
-                        )
+            for term in basin.terms:
+                if term.observable not in self.observables:
+                    raise ValueError(f"basins.{name}.observable: there is no observable {term.observable!r}")
+                try:
+                    self.observables[term.observable].check_intervals(term.intervals)
+                except ValueError as error:
+                    raise ValueError(f"basins.{name}.intervals: {error}") from error
         for position, difference in enumerate(self.free_energy_differences):
             for end in (difference.initial, difference.final):
                 if end not in self.basins:

@@ -3,13 +3,15 @@
 import difflib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bgdiff.errors import SystemDefinitionError
+from bgdiff.errors import ConfigError, SystemDefinitionError
+from bgdiff.observable_spec import ObservableSpec
 from bgdiff.system_spec import DifferenceSpec, OpenMMSpec, SystemSpec, read_spec
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bgdiff.data.dataset import Dataset
+    from bgdiff.data.observables import Observable
     from bgdiff.targets.base import Target
 
 __all__ = ["System", "list_systems", "load_system"]
@@ -42,6 +45,7 @@ class System:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.spec: SystemSpec = read_spec(self.path / _FILE)
+        self._made: dict[str, Observable] = {}
         self._definition = [_FILE]
         if isinstance(self.spec, OpenMMSpec):
             self._definition += [self.spec.system, self.spec.topology]
@@ -83,6 +87,22 @@ class System:
         """SHA-256 of the density and of the basins compared. Reference values record it."""
         fields = {"observables", "basins", "free_energy_differences"}
         return self._digest_of(self.spec.model_dump(include=fields, exclude_none=True))
+
+    def at_temperature(self, temperature: float) -> "System":
+        """The same molecule at another temperature (K): another density, of which the folder's data are none.
+
+        Its ensemble and question digests follow the temperature; ``digest``, that of the files, does not.
+
+        Raises:
+            ConfigError: the temperature is not a positive number, or the system is no molecule and has none.
+        """
+        if not isinstance(self.spec, OpenMMSpec):
+            raise ConfigError(f"system {self.name} is in reduced units: it has no temperature to change")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ConfigError(f"a temperature must be a positive number of kelvin, not {temperature:g}")
+        other = System(self.path)
+        other.spec = self.spec.model_copy(update={"temperature": float(temperature)})
+        return other
 
     @cached_property
     def target(self) -> "Target":
@@ -150,13 +170,51 @@ class System:
 
     def observables(self, x: "Tensor | NDArray[np.float64]") -> "dict[str, NDArray[np.float64]]":
         """Every observable of conformations ``(B, N, D)`` as float64 ``(B,)``; torsions in (-π, π]."""
+        return self.measure(self.spec.observables, x)
+
+    def measure(
+        self, specs: Mapping[str, ObservableSpec], x: "Tensor | NDArray[np.float64]"
+    ) -> "dict[str, NDArray[np.float64]]":
+        """Any observables of conformations ``(B, N, D)`` as float64 ``(B,)``, by the names in ``specs``.
+
+        Raises:
+            SystemDefinitionError: one of them makes no sense for this system.
+        """
         import numpy as np
 
-        from bgdiff.data.observables import compute_observable
-
         values = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, dtype=np.float64)
-        self._check_observables(values.shape[1:])
-        return {name: compute_observable(spec, values) for name, spec in self.spec.observables.items()}
+        made = {name: self.observable(name, spec, values.shape[1:]) for name, spec in specs.items()}
+        return {name: observable(values) for name, observable in made.items()}
+
+    def observable(
+        self, name: str, spec: ObservableSpec, shape: tuple[int, int] | None = None
+    ) -> "Observable":
+        """An observable, checked and ready to be called on conformations.
+
+        Args:
+            name: what it is called; those of ``system.yaml`` are checked only once.
+            shape: of conformations ``(N, D)``, if known without making the target.
+
+        Raises:
+            SystemDefinitionError: it makes no sense for this system.
+        """
+        from bgdiff.data.observables import Molecule, make_observable
+
+        own = self.spec.observables.get(name) == spec
+        if own and name in self._made:
+            return self._made[name]
+        molecule = None
+        if spec.needs_molecule and self.topology is not None:
+            molecule = Molecule(self.topology, self.structure, self.path)
+        try:
+            made = make_observable(name, spec, shape or self.target.event_shape, molecule)
+        except SystemDefinitionError as error:
+            raise SystemDefinitionError(
+                f"{self.path / _FILE}: observables.{error}" if own else str(error)
+            ) from error
+        if own:
+            self._made[name] = made
+        return made
 
     def basin(self, name: str, observables: "Mapping[str, NDArray[np.float64]]") -> "NDArray[np.bool_]":
         """Which conformations, given by their observables, lie in the basin.
@@ -164,13 +222,12 @@ class System:
         Raises:
             SystemDefinitionError: there is no such basin.
         """
-        from bgdiff.data.observables import in_basin
+        from bgdiff.data.observables import in_all
 
         if name not in self.spec.basins:
             known = ", ".join(self.spec.basins) or "none"
             raise SystemDefinitionError(f"system {self.name} has no basin {name!r}; it has: {known}")
-        spec = self.spec.basins[name]
-        return in_basin(spec, observables[spec.observable], self.spec.observables[spec.observable].periodic)
+        return in_all(self.spec.basins[name].terms, self.spec.observables, observables)
 
     @cached_property
     def reference(self) -> dict[str, Any]:
@@ -212,19 +269,9 @@ class System:
     def _topology(self) -> Any:
         return self._structure_file.topology
 
-    def _check_observables(self, shape: Sequence[int]) -> None:
-        particles, dimensions = shape
+    def _check_observables(self, shape: tuple[int, int]) -> None:
         for name, spec in self.spec.observables.items():
-            axis = spec.component[1] if spec.component else 0
-            if max(spec.particles) >= particles or axis >= dimensions:
-                raise SystemDefinitionError(
-                    f"{self.path / _FILE}: observables.{name}: index is out of range; the system has "
-                    f"{particles} particles in {dimensions} dimensions, counted from 0"
-                )
-            if spec.dihedral and dimensions != 3:
-                raise SystemDefinitionError(
-                    f"{self.path / _FILE}: observables.{name}: a torsion needs 3 dimensions"
-                )
+            self.observable(name, spec, shape)
 
     def _in_file(self, error: SystemDefinitionError) -> SystemDefinitionError:
         """The error, with the file of the force field it is about."""

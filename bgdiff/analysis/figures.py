@@ -20,7 +20,7 @@ from bgdiff.analysis.plots import (
     training_history,
     weight_distribution,
 )
-from bgdiff.analysis.results import ObservableInfo, Results
+from bgdiff.analysis.results import BasinPopulation, ObservableInfo, Results
 from bgdiff.analysis.run_files import RunFiles
 from bgdiff.analysis.weights import normalised_weights
 
@@ -89,7 +89,8 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
     samples[_corrected(run.results)] = AngleSample(*ours, weight)
     regions = []
     for basin in run.results.basins:
-        axis = {x: "x", y: "y"}.get(basin.observable, "none")
+        # the boundaries of a basin of several conditions are no lines across the whole map
+        axis = "none" if basin.and_conditions else {x: "x", y: "y"}.get(basin.observable, "none")
         intervals = [(lo, hi) for lo, hi in basin.intervals if lo is not None and hi is not None]
         shares = {"data": basin.data, "proposal": basin.proposal}
         shares[_corrected(run.results)] = basin.reweighted
@@ -111,15 +112,17 @@ def _profiles(
     run: RunFiles, weight: NDArray[np.float64], exact: Mapping[str, ExactProfile]
 ) -> Iterator[RunFigure]:
     """One for every observable that defines a basin or whose exact curve is known."""
-    wanted = {basin.observable for basin in run.results.basins} | set(exact)
+    wanted = {name for basin in run.results.basins for name, _ in _conditions(basin)} | set(exact)
     for info in run.results.observables:
         key = f"obs_{info.name}"
         if info.name not in wanted or key not in run.proposal:
             continue
-        samples = {"data": ProfileSample(run.data[key])} if key in run.data else {}
+        scale = np.degrees(1.0) if info.kind == "angle" else 1.0  # torsions are converted when drawn
+        samples = {"data": ProfileSample(scale * run.data[key])} if key in run.data else {}
+        ours = scale * run.proposal[key]
         if not run.results.n_chains:
-            samples["proposal"] = ProfileSample(run.proposal[key])
-        samples[_corrected(run.results)] = ProfileSample(run.proposal[key], weight, _independent(run.results))
+            samples["proposal"] = ProfileSample(ours)
+        samples[_corrected(run.results)] = ProfileSample(ours, weight, _independent(run.results))
         truth = exact.get(info.name)
         caption = "−ln of the probability density; band: one standard error of the estimate."
         if truth is not None:
@@ -132,7 +135,7 @@ def _profiles(
             profile(
                 samples,
                 label=symbol(info.name),
-                unit="" if info.unit == "reduced" else info.unit,
+                unit={"reduced": "", "own": "", "rad": "degree"}.get(info.unit, info.unit),
                 periodic=info.kind == "dihedral",
                 exact=truth,
                 boundaries=_boundaries(run.results, info),
@@ -156,12 +159,18 @@ def _independent(results: Results) -> float:
     return results.independent_fraction / (1.0 if results.n_chains else results.ess_kish or 1.0)
 
 
+def _conditions(basin: BasinPopulation) -> list[tuple[str, list[tuple[float | None, float | None]]]]:
+    further = [(term.observable, term.intervals) for term in basin.and_conditions]
+    return [(basin.observable, basin.intervals), *further]
+
+
 def _boundaries(results: Results, info: ObservableInfo) -> list[float]:
     ends = {
         end
         for basin in results.basins
-        if basin.observable == info.name
-        for interval in basin.intervals
+        for name, intervals in _conditions(basin)
+        if name == info.name
+        for interval in intervals
         for end in interval
         if end is not None and math.isfinite(end)
     }

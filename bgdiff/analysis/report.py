@@ -174,15 +174,22 @@ def _reference_methods(results: Results) -> list[str]:
     ]
 
 
-def _basin_row(results: Results, basin: BasinPopulation) -> dict[str, str]:
+def _condition(
+    results: Results, observable: str, intervals: Sequence[tuple[float | None, float | None]]
+) -> str:
     kinds = {info.name: info for info in results.observables}
-    info = kinds.get(basin.observable)
-    if info is None or info.unit == "reduced":
+    info = kinds.get(observable)
+    if info is None or info.unit in ("reduced", "own"):
         unit = ""
     else:
-        unit = "°" if info.kind == "dihedral" else f" {info.unit}"
-    name = symbol(basin.observable)
-    where = " or ".join(_interval(name, lo, hi, unit) for lo, hi in basin.intervals)
+        unit = "°" if info.unit == "rad" else f" {info.unit}"
+    return " or ".join(_interval(symbol(observable), lo, hi, unit) for lo, hi in intervals)
+
+
+def _basin_row(results: Results, basin: BasinPopulation) -> dict[str, str]:
+    conditions = [(basin.observable, basin.intervals)]
+    conditions += [(term.observable, term.intervals) for term in basin.and_conditions]
+    where = " and ".join(_condition(results, name, intervals) for name, intervals in conditions)
     error = basin.reweighted_std_error
     reweighted = (
         percent(basin.reweighted)

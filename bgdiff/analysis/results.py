@@ -16,6 +16,7 @@ from bgdiff.io import read_json, write_json
 
 __all__ = [
     "SCHEMA_VERSION",
+    "BasinCondition",
     "BasinPopulation",
     "FreeEnergyDifference",
     "LogZ",
@@ -101,10 +102,21 @@ class ObservableInfo(_Model):
 
     name: str
     """As in ``system.yaml``; arrays of the run are called ``obs_<name>``."""
-    kind: Literal["dihedral", "distance", "component"]
-    """What it measures."""
-    unit: Literal["rad", "nm", "reduced"]
-    """Unit of the arrays."""
+    kind: Literal[
+        "dihedral", "angle", "distance", "component", "radius_of_gyration", "rmsd", "count", "mdtraj"
+    ]
+    """What it measures; ``dihedral`` for all angles on the full circle."""
+    unit: Literal["rad", "nm", "reduced", "own"]
+    """Unit of the arrays; ``own``: a plain number, or the unit of the mdtraj function."""
+
+
+class BasinCondition(_Model):
+    """A further condition on a basin's conformations."""
+
+    observable: str
+    """Observable it is about."""
+    intervals: list[tuple[Number, Number]]
+    """As those of the basin."""
 
 
 class BasinPopulation(_Model):
@@ -113,9 +125,11 @@ class BasinPopulation(_Model):
     name: str
     """As in ``system.yaml``."""
     observable: str
-    """Observable that defines it."""
+    """Observable that defines it, or the first of several."""
     intervals: list[tuple[Number, Number]]
-    """Half-open intervals [lo, hi): degrees for dihedrals, else the observable's unit; null: unbounded."""
+    """Half-open intervals [lo, hi): degrees for angles, else the observable's unit; null: unbounded."""
+    and_conditions: list[BasinCondition] = []
+    """What must hold as well, if the basin is defined by several observables."""
     data: Number
     """Fraction of the data set's frames."""
     proposal: Number

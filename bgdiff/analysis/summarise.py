@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from bgdiff.analysis.chains import ChainRecord, chain_diagnostics
 from bgdiff.analysis.estimators import ChainDraws, Estimator, PooledSamples, WeightedSamples
 from bgdiff.analysis.results import (
+    BasinCondition,
     BasinPopulation,
     FreeEnergyDifference,
     LogZ,
@@ -328,12 +329,15 @@ def _basin(
     in_proposal: NDArray[np.bool_],
     in_data: NDArray[np.bool_],
 ) -> BasinPopulation:
-    spec = system.spec.basins[name]
+    first, *others = system.spec.basins[name].terms
     population = estimator.average(in_estimate)
     return BasinPopulation(
         name=name,
-        observable=spec.observable,
-        intervals=[(lo, hi) for lo, hi in spec.intervals],
+        observable=first.observable,
+        intervals=list(first.intervals),
+        and_conditions=[
+            BasinCondition(observable=term.observable, intervals=list(term.intervals)) for term in others
+        ],
         data=float(in_data.mean()) if in_data.size else None,
         proposal=None if isinstance(estimator, ChainDraws) else float(in_proposal.mean()),
         reweighted=population.value,
@@ -343,9 +347,11 @@ def _basin(
 
 def _observable(system: "System", name: str) -> ObservableInfo:
     spec = system.spec.observables[name]
-    if spec.dihedral is not None:
-        return ObservableInfo(name=name, kind="dihedral", unit="rad")
-    kind: Any = "distance" if spec.distance is not None else "component"
+    if spec.in_degrees:
+        return ObservableInfo(name=name, kind="dihedral" if spec.periodic else "angle", unit="rad")
+    if spec.mdtraj is not None or spec.count is not None:
+        return ObservableInfo(name=name, kind="count" if spec.count else "mdtraj", unit="own")
+    kind: Any = spec.kind
     return ObservableInfo(name=name, kind=kind, unit="nm" if system.spec.kind == "openmm" else "reduced")
 
 
