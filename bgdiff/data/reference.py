@@ -26,10 +26,10 @@ from bgdiff.system_spec import DifferenceSpec, DoubleWellSpec
 from bgdiff.systems import System
 
 if TYPE_CHECKING:
-    from bgdiff.data.parallel_tempering import LadderTask
+    from bgdiff.data.parallel_tempering import TemperingTask
     from bgdiff.targets.choose import Engine
 
-__all__ = ["compute_reference"]
+__all__ = ["compute_reference", "new_file", "parts_of", "simulation_versions"]
 
 _LASTING_PS = 1.0  # a change of basin counts if the conformation stays this long
 
@@ -42,6 +42,8 @@ def compute_reference(
     progress: Progress = silent,
     *,
     engine: "Engine" = "auto",
+    temperature: float | None = None,
+    length_ns: float | None = None,
 ) -> Path:
     """Compute the free-energy differences that the system asks for, independently; write them as JSON.
 
@@ -49,7 +51,8 @@ def compute_reference(
     ``replica_exchange`` section says, where starts should lie in all basins. Each group alone gives a value,
     by reweighting all its temperatures with MBAR; the result is their mean, and its standard error comes
     from their spread, not from an estimator's own formula. Beside it the file says whether groups agree
-    whatever their start, what the lowest temperature says without MBAR, and how well the ladders mixed. The
+    whatever their start, what the lowest temperature says without MBAR, how well the ladders mixed, averages
+    at the lowest temperature, and the free energies of the temperatures. The
     batched engine makes exact HMC moves of all ladders of a group together; OpenMM runs one ladder per start
     with Langevin dynamics. A double well is integrated numerically.
 
@@ -64,33 +67,52 @@ def compute_reference(
             script must call this under ``if __name__ == "__main__":``: they are spawned.
         progress: called after each chunk.
         engine: what evaluates a molecule, see :func:`~bgdiff.targets.choose.molecular_target`.
+        temperature: the lowest (K), instead of the system's own: the reference of
+            ``system.at_temperature(temperature)``.
+        length_ns: of every replica, instead of ``replica_exchange.length_ns``.
 
     Returns:
         The file written.
 
     Raises:
-        ConfigError: ``out`` exists, or its directory of chunks belongs to other settings.
+        ConfigError: ``out`` exists, its directory of chunks belongs to other settings, or the temperature or
+            the length is none this system can have.
         DataError: a group never visited one of the basins, or the simulation is unstable.
         StorageError: ``out`` cannot be written.
         SystemDefinitionError: the system does not say how.
     """
-    out = Path(f"{system.name}-reference.json") if out is None else Path(out)
-    if out.exists():
-        raise ConfigError(f"{out}: exists already; remove it or choose another file with --out")
-    make_directory(out.parent)
-    parts = out.with_name(out.name + ".parts")
+    own = system.temperature
+    if length_ns is not None and not 0 < length_ns < float("inf"):
+        raise ConfigError(f"the length of a simulation must be positive, not {length_ns:g} ns")
+    if length_ns is not None and isinstance(system.spec, DoubleWellSpec):
+        raise ConfigError(f"system {system.name} is integrated, not simulated: it has no length")
+    command = f"bgdiff reference {system.name} --seed {seed}"
+    default = f"{system.name}-reference.json"
+    if temperature is not None:
+        system = system.at_temperature(temperature)
+        command += f" --temperature {temperature:g}"
+        default = f"{system.name}-reference-{temperature:g}K.json"
+    if length_ns is not None:
+        command += f" --length-ns {length_ns:g}"
+    if engine != "auto":
+        command += f" --engine {engine}"
+    out = new_file(default if out is None else out)
+    parts = parts_of(out)
     if isinstance(system.spec, DoubleWellSpec):
         content = _integrate(system, progress)
     else:
-        content = _parallel_tempering(system, parts, seed, processes or os.cpu_count() or 1, engine, progress)
-    command = f"bgdiff reference {system.name} --seed {seed}"
-    if engine != "auto":
-        command += f" --engine {engine}"
+        from bgdiff.data.parallel_tempering import ladder_task
+
+        if not system.differences:
+            raise SystemDefinitionError(f"{system.path}/system.yaml: asks for no free_energy_differences")
+        task = ladder_task(system, seed, engine, length_ns=length_ns)
+        content = _parallel_tempering(system, task, parts, processes or os.cpu_count() or 1, progress, own)
     for difference in content["free_energy_differences"]:
         difference["command"] = command
     header = {
         "schema_version": 1,
         "system": system.name,
+        "temperature": system.temperature,
         "question_digest": system.question_digest,
         "command": command,
         "seed": seed,
@@ -98,6 +120,25 @@ def compute_reference(
     write_json(out, header | content)
     discard_chunks(parts)
     return out
+
+
+def new_file(out: Path | str) -> Path:
+    """Return where a reference is to be written, with its directory made.
+
+    Raises:
+        ConfigError: something is there.
+        StorageError: the directory cannot be made.
+    """
+    out = Path(out)
+    if out.exists():
+        raise ConfigError(f"{out}: exists already; remove it or choose another file with --out")
+    make_directory(out.parent)
+    return out
+
+
+def parts_of(out: Path) -> Path:
+    """Directory of the finished chunks of a calculation that is to become ``out``."""
+    return out.with_name(out.name + ".parts")
 
 
 def _integrate(system: System, progress: Progress) -> dict[str, Any]:
@@ -137,17 +178,11 @@ def _integrate(system: System, progress: Progress) -> dict[str, Any]:
 
 
 def _parallel_tempering(
-    system: System, parts: Path, seed: int, processes: int, engine: "Engine", progress: Progress
+    system: System, task: "TemperingTask", parts: Path, processes: int, progress: Progress, own: float
 ) -> dict[str, Any]:
-    import mdtraj
-    import openmm
-    import torch
+    """The content of a reference; ``own`` is the temperature that the system's folder says."""
+    from bgdiff.data.ladder_averages import lowest_averages, temperature_free_energies
 
-    from bgdiff.data.parallel_tempering import ladder_task
-
-    if not system.differences:
-        raise SystemDefinitionError(f"{system.path}/system.yaml: asks for no free_energy_differences")
-    task = ladder_task(system, seed, engine)
     groups = [
         {key: concatenate(records, key) for key in records[0]}
         for records in run_chains(task, parts, processes, progress)
@@ -175,27 +210,38 @@ def _parallel_tempering(
             for column, (name, spec) in enumerate(task.observables.items())
             if spec.periodic
         },
-        "settings": settings.model_dump(mode="json"),
+        "averages": lowest_averages(system, task, groups, weights),
+        "temperature_free_energies": temperature_free_energies(task, groups, weights, [own]),
+        "settings": settings.model_dump(mode="json") | {"length_ns": task.length_ns},
         "temperatures": list(task.temperatures),
         "ladders_per_group": task.ladders,
-        "total_ns": task.n_samples * task.sample_ps / 1000 * task.ladders * len(groups) * len(beta),
+        "total_ns": task.total_ns,
         **mixing(groups),
         "convergence": convergence(lowest, [name for name in names if task.observables[name].periodic]),
         "evaluator": task.simulator.describe(),
-        "versions": {
-            "bgdiff": bgdiff.__version__,
-            "openmm": openmm.__version__,
-            "mdtraj": mdtraj.__version__,
-            "pymbar": version("pymbar"),
-            "torch": torch.__version__,
-        },
+        "versions": simulation_versions(),
+    }
+
+
+def simulation_versions() -> dict[str, str]:
+    """What made a simulated reference."""
+    import mdtraj
+    import openmm
+    import torch
+
+    return {
+        "bgdiff": bgdiff.__version__,
+        "openmm": openmm.__version__,
+        "mdtraj": mdtraj.__version__,
+        "pymbar": version("pymbar"),
+        "torch": torch.__version__,
     }
 
 
 def _difference(
     system: System,
     item: DifferenceSpec,
-    task: "LadderTask",
+    task: "TemperingTask",
     groups: list[Arrays],
     weights: list[NDArray[np.float64]],
 ) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Averages over the ladders of a reference calculation, with errors from the spread of independent groups."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from bgdiff.targets.openmm import GAS_CONSTANT
+
+if TYPE_CHECKING:
+    from bgdiff.data.chains import Arrays
+    from bgdiff.data.parallel_tempering import TemperingTask
+    from bgdiff.systems import System
+
+__all__ = ["lowest_averages", "of_groups", "temperature_free_energies"]
+
+Array = NDArray[np.float64]
+
+
+def of_groups(values: Sequence[float] | Array) -> dict[str, Any]:
+    """Mean of independent groups' values and its standard error from their spread; nan for a single group."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    return {"value": float(np.mean(values)), "std_error": error}
+
+
+def lowest_averages(
+    system: "System", task: "TemperingTask", groups: "Sequence[Arrays]", log_weights: Sequence[Array]
+) -> dict[str, dict[str, Any]]:
+    """Averages at the lowest temperature, by name.
+
+    The mean potential energy (kJ/mol and kT), its standard deviation (kT), cosine and sine of the torsions,
+    other observables themselves (nm), and the population of every basin.
+
+    Args:
+        groups: records of the task, joined; energies are in kT.
+        log_weights: of all samples of each group, ``(n, M, K)``, towards the lowest temperature.
+
+    Returns:
+        Of each: ``value`` and ``std_error`` from all temperatures by MBAR, and the same from the samples of
+        the lowest temperature alone.
+    """
+    functions: dict[str, Callable[[Arrays], Array]] = {
+        "potential_energy_kT": lambda group: group["energy"],
+        "potential_energy_squared_kT": lambda group: group["energy"] ** 2,
+    }
+    for column, (name, spec) in enumerate(system.spec.observables.items()):
+        if spec.periodic:
+            functions[f"cos_{name}"] = lambda group, i=column: np.cos(group["observables"][..., i])  # type: ignore[misc]
+            functions[f"sin_{name}"] = lambda group, i=column: np.sin(group["observables"][..., i])  # type: ignore[misc]
+        else:
+            functions[f"mean_{name}"] = lambda group, i=column: group["observables"][..., i]  # type: ignore[misc]
+    for basin in system.spec.basins:
+        functions[f"population_{basin}"] = lambda group, b=basin: system.basin(b, _columns(task, group))  # type: ignore[misc]
+    result, means = {}, {}
+    for name, function in functions.items():
+        values = [np.asarray(function(group), dtype=np.float64) for group in groups]
+        pairs = zip(log_weights, values, strict=True)
+        means[name] = (
+            np.array([(np.exp(weight) * value).sum() for weight, value in pairs]),
+            np.array([value[:, :, 0].mean() for value in values]),
+        )
+        result[name] = _both(*means[name])
+    kT = GAS_CONSTANT * task.temperatures[0]
+    energy, square = means["potential_energy_kT"], means["potential_energy_squared_kT"]
+    del result["potential_energy_squared_kT"]
+    result["potential_energy_kJ_per_mol"] = _both(*(kT * of for of in energy))
+    spreads = [np.sqrt(second - first**2) for first, second in zip(energy, square, strict=True)]
+    result["potential_energy_std_kT"] = _both(*spreads)
+    return result
+
+
+def temperature_free_energies(
+    task: "TemperingTask",
+    groups: "Sequence[Arrays]",
+    log_weights: Sequence[Array],
+    others: Sequence[float] = (),
+) -> list[dict[str, Any]]:
+    """F(T) - F(T_lowest) of the rungs and of ``others`` (K).
+
+    F = -log Z, Z = ∫ exp(-U/kT) dx over the Cartesian coordinates, momenta left out.
+
+    Args:
+        groups, log_weights: as of :func:`lowest_averages`.
+        others: temperatures to reweight to besides; they must lie among the rungs or near them.
+    """
+    lowest = task.temperatures[0]
+    result = []
+    for temperature in sorted({*task.temperatures, *others}):
+        excess = lowest / temperature - 1
+        values = [
+            -logsumexp(weight - excess * group["energy"])
+            for weight, group in zip(log_weights, groups, strict=True)
+        ]
+        result.append({"temperature": temperature, **of_groups(values)})
+    return result
+
+
+def _columns(task: "TemperingTask", group: "Arrays") -> dict[str, Array]:
+    columns = np.moveaxis(group["observables"].astype(np.float64), -1, 0)
+    return dict(zip(task.observables, columns, strict=True))
+
+
+def _both(weighted: Array, alone: Array) -> dict[str, Any]:
+    return {**of_groups(weighted), "lowest_temperature_alone": of_groups(alone)}

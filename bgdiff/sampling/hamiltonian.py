@@ -1,0 +1,57 @@
+"""Rungs that differ in their potential: Hamiltonian replica exchange."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bgdiff.errors import ConfigError
+from bgdiff.sampling.walkers import Move, Walkers
+from bgdiff.targets.base import Target
+from bgdiff.targets.mixed import MixedTarget, component_energies
+
+__all__ = ["HamiltonianRungs"]
+
+
+@dataclass(frozen=True)
+class HamiltonianRungs:
+    """Densities exp(-Σ_c w_kc u_c(x)) of several targets on the same coordinates, as rungs of a ladder.
+
+    With two targets and weights (1-λ, λ) this is the linear alchemical path from one to the other. Reduced
+    energies are mixed, so the two may be at different temperatures. Velocities need no change of rung: they
+    follow the move's own masses and temperature, which are the same everywhere.
+
+    Args:
+        components: C targets.
+        weights: ``(K, C)`` of the rungs.
+        make_move: makes the move that leaves a target's density stationary.
+
+    Raises:
+        ConfigError: weights do not fit the components.
+    """
+
+    components: Sequence[Target]
+    weights: Tensor
+    make_move: Callable[[Target], Move]
+
+    def __post_init__(self) -> None:
+        if self.weights.ndim != 2 or self.weights.shape[1] != len(self.components):
+            raise ConfigError(
+                f"weights {tuple(self.weights.shape)} do not fit {len(self.components)} components"
+            )
+
+    def target(self, rung: Tensor) -> MixedTarget:
+        """The densities of walkers at the given rungs ``(B,)``."""
+        return MixedTarget(self.components, self.weights[rung])
+
+    def advance(self, walkers: Walkers, rung: Tensor, generator: torch.Generator) -> Tensor:
+        return self.make_move(self.target(rung))(walkers, generator)
+
+    def energies(self, walkers: Walkers) -> Tensor:
+        return component_energies(self.components, walkers.x)
+
+    def enter(self, walkers: Walkers, old: Tensor, new: Tensor) -> None:
+        """Give walkers the energy and force of their new density."""
+        energy, force = self.target(new).energy_and_force(walkers.x)
+        walkers.energy, walkers.force = energy, force.to(walkers.x.dtype)
