@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from bgdiff.errors import SystemDefinitionError
 from bgdiff.observable_spec import BasinSpec, ObservableSpec
+from bgdiff.replica_spec import ReplicaExchangeSpec, TransformationSpec
 
 __all__ = [
     "BasinSpec",
@@ -23,6 +24,7 @@ __all__ = [
     "OpenMMSpec",
     "ReplicaExchangeSpec",
     "SystemSpec",
+    "TransformationSpec",
     "read_spec",
 ]
 
@@ -94,26 +96,6 @@ class ChainsSpec(_Model):
         return self
 
 
-class ReplicaExchangeSpec(_Model):
-    """How ``bgdiff reference`` makes independent groups of replica-exchange ladders: one group per start."""
-
-    starts: Annotated[list[dict[str, float]], Field(min_length=2)]
-    t_max: Positive
-    temperatures: Annotated[int, Field(ge=2)]
-    """Rungs, geometric from the system's temperature to ``t_max`` (K)."""
-    ladders: Count = 16
-    """In every group on the batched engine; OpenMM runs one ladder per start."""
-    length_ns: Positive
-    """Simulated time of every replica after equilibration."""
-    equilibration_ns: NonNegative = 0.0
-    swap_ps: Positive = 0.05
-    """Dynamics between exchanges: one HMC trajectory on the batched engine."""
-    spacing_ps: Positive = 0.1
-    """Time between the samples that are analysed; exchanges soon make the lowest rung's independent."""
-    step_fs: Positive = 1.0
-    friction_per_ps: Positive = 2.0
-
-
 class DoubleWellParameters(_Model):
     """U = a x + b x² + c x⁴ + ½ y²."""
 
@@ -160,11 +142,16 @@ class OpenMMSpec(_Common):
     """``mean_free`` for clusters without bonds: Cartesian, only the centroid is left out."""
     generate: MDSpec | None = None
     replica_exchange: ReplicaExchangeSpec | None = None
+    references_at: dict[Positive, str] = {}
+    """Files of references at other temperatures (K), by temperature."""
+    transformations: list[TransformationSpec] = []
+    """Ways to other systems of the same atoms, or to other temperatures."""
 
     @model_validator(mode="after")
     def _starts_are_torsions(self) -> "OpenMMSpec":
-        for section in ("generate", "replica_exchange"):
-            settings = getattr(self, section)
+        sections: dict[str, Any] = {"generate": self.generate, "replica_exchange": self.replica_exchange}
+        sections |= {f"transformations.{index}": way for index, way in enumerate(self.transformations)}
+        for section, settings in sections.items():
             for position, start in enumerate(settings.starts if settings else []):
                 for name in start:
                     if name not in self.observables or not self.observables[name].periodic:
@@ -173,6 +160,14 @@ class OpenMMSpec(_Common):
                         )
         if self.replica_exchange and self.replica_exchange.t_max <= self.temperature:
             raise ValueError("replica_exchange.t_max: must be above temperature")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_each(self) -> "OpenMMSpec":
+        ends = [(way.to, way.temperature) for way in self.transformations]
+        for index, end in enumerate(ends):
+            if end in ends[:index]:
+                raise ValueError(f"transformations.{index}: there is another one to {end[0]!r} already")
         return self
 
 
