@@ -1,7 +1,6 @@
 """What replica-exchange ladders say: weights for the lowest temperature, and whether they can be believed."""
 
 import logging
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from bgdiff.errors import DataError
+from bgdiff.free_energy.quiet import pymbar, quietly
 from bgdiff.sampling import effective_draws, rhat
 
 __all__ = [
@@ -43,7 +43,8 @@ def mbar_log_weights(energy: Array, beta: Array) -> Array:
         ``(n, K)``, normalised: their exponentials sum to 1.
     """
     flat = energy.T.ravel()  # rung by rung, as pymbar wants them
-    mbar = _pymbar().MBAR(beta[:, None] * flat, np.full(len(beta), len(energy)))
+    with quietly():
+        mbar = pymbar().MBAR(beta[:, None] * flat, np.full(len(beta), len(energy)))
     log_denominator = logsumexp(mbar.f_k[:, None] - beta[:, None] * flat, axis=0, b=len(energy))
     log_weight = -beta[0] * flat - log_denominator
     return np.asarray((log_weight - logsumexp(log_weight)).reshape(len(beta), len(energy)).T)
@@ -105,7 +106,7 @@ def basin_changes(
 
 
 def mixing(groups: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Any]:
-    """How well ladders moved, from the records of :class:`~bgdiff.data.parallel_tempering.LadderTask`.
+    """How well ladders moved, from the records of :class:`~bgdiff.data.replica_ladders.LadderTask`.
 
     Returns:
         ``swap_acceptance`` of every pair of rungs, ``move_acceptance`` of every rung, and ``round_trips``
@@ -161,17 +162,3 @@ def start_agreement(values: Array, starts: Sequence[Mapping[str, float]]) -> lis
         }
         for key, group in groups.items()
     ]
-
-
-def _pymbar() -> Any:
-    """Import pymbar without its remarks on JAX and on correlated samples."""
-    logger = logging.getLogger("pymbar")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import pymbar
-    finally:
-        logger.setLevel(level)
-    return pymbar

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from bgdiff.errors import DataError
 
-__all__ = ["EmptyBasinError", "Estimate", "ZeroWeightsError"]
+__all__ = ["EmptyBasinError", "Estimate", "NoOverlapError", "NotConvergedError", "ZeroWeightsError"]
 
 
 class ZeroWeightsError(DataError):
@@ -14,6 +14,14 @@ class ZeroWeightsError(DataError):
 
 class EmptyBasinError(DataError):
     """A basin holds no sample of non-zero weight, so its free energy is unbounded by these samples."""
+
+
+class NoOverlapError(DataError):
+    """The ensembles share no samples, so nothing connects their free energies; the message names them."""
+
+
+class NotConvergedError(DataError):
+    """A solver did not find the root of an estimator's equations."""
 
 
 @dataclass(frozen=True, slots=True)
