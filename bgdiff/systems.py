@@ -86,7 +86,8 @@ class System:
     def question_digest(self) -> str:
         """SHA-256 of the density and of the basins compared. Reference values record it."""
         fields = {"observables", "basins", "free_energy_differences"}
-        return self._digest_of(self.spec.model_dump(include=fields, exclude_none=True))
+        asked = self.spec.model_dump(include=fields, exclude_none=True)
+        return self._digest_of(asked | self._files_of_observables())
 
     def at_temperature(self, temperature: float) -> "System":
         """The same molecule at another temperature (K): another density, of which the folder's data are none.
@@ -272,6 +273,20 @@ class System:
     def _check_observables(self, shape: tuple[int, int]) -> None:
         for name, spec in self.spec.observables.items():
             self.observable(name, spec, shape)
+
+    def _files_of_observables(self) -> dict[str, Any]:
+        """SHA-256 of the files that fix what observables mean; empty if none needs a file."""
+        needy = [spec for spec in self.spec.observables.values() if spec.needs_molecule]
+        if not needy or not isinstance(self.spec, OpenMMSpec):
+            return {}
+        names = {self.spec.topology} | {spec.rmsd.file for spec in needy if spec.rmsd and spec.rmsd.file}
+        files = {name: self.path / name for name in sorted(names)}
+        return {
+            "files": {
+                name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+                for name, path in files.items()
+            }
+        }
 
     def _in_file(self, error: SystemDefinitionError) -> SystemDefinitionError:
         """The error, with the file of the force field it is about."""

@@ -124,10 +124,12 @@ class Observable:
         assert self.topology is not None
         assert self.reference is not None
         atoms = _chosen(spec.atoms, self.topology)
-        structure = mdtraj.Trajectory(self.reference[:, atoms], None)
-        # its threads would compete with torch's
-        values = mdtraj.rmsd(mdtraj.Trajectory(x[:, atoms], None), structure, parallel=False)
-        return np.asarray(values, dtype=np.float64)
+        # mdtraj rounds to single precision, so centre before; its threads would compete with torch's
+        moved, fixed = (
+            mdtraj.Trajectory(part - part.mean(1, keepdims=True), None)
+            for part in (x[:, atoms], self.reference[:, atoms])
+        )
+        return np.asarray(mdtraj.rmsd(moved, fixed, parallel=False), dtype=np.float64)
 
 
 def make_observable(
