@@ -2,17 +2,13 @@
 
 import json
 import logging
-import shlex
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
 import bgdiff
+from bgdiff.cli_free_energy import free_energy
 from bgdiff.cli_options import (
     Correction,
     Data,
@@ -32,11 +28,7 @@ from bgdiff.cli_options import (
     folder_name,
     parse_overrides,
 )
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from bgdiff.console import StageProgress
+from bgdiff.terminal import LogHandler, Options, console, errors_told, say, stage_progress
 
 __all__ = ["app", "main"]
 
@@ -61,17 +53,6 @@ app = typer.Typer(
 data_app = typer.Typer(help="Make data sets.", no_args_is_help=True)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: stop as on Ctrl-C, cleanly and at once."""
-
-
-class _Options:
-    """What the options before the command say."""
-
-    quiet = False
-    debug = False
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"bgdiff {bgdiff.__version__}")
@@ -87,9 +68,9 @@ def _global(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    _Options.quiet, _Options.debug = quiet, debug
+    Options.quiet, Options.debug = quiet, debug
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, handlers=[_LogHandler()], force=True, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[LogHandler()], force=True, format="%(message)s")
     logging.getLogger("bgdiff").setLevel(level)
 
 
@@ -125,17 +106,17 @@ def run(
             flags = ", ".join(map(_flag, given))
             message = f"keeps the run's own settings; drop {flags}"
             raise typer.BadParameter(message, context, param_hint="--resume")
-        with _errors_told(resume):
+        with errors_told(resume):
             from bgdiff.run import resume_run, run_all
 
             resume_run(resume)
-            run_all(resume, progress=_progress().stage)
+            run_all(resume, progress=stage_progress().stage)
             _show_results(resume)
         return
     if system is None:
         message = "name a system (`bgdiff systems` lists them), or continue a run with --resume DIR"
         raise typer.BadParameter(message, context, param_hint="SYSTEM")
-    with _errors_told():
+    with errors_told():
         check_device(device)
         from bgdiff.run import run_all, start_run
 
@@ -153,17 +134,17 @@ def run(
             overrides=parse_overrides(given_settings),
             data=data or None,
         )
-    with _errors_told(directory):
-        run_all(directory, progress=_progress().stage)
+    with errors_told(directory):
+        run_all(directory, progress=stage_progress().stage)
         _show_results(directory)
 
 
 def _stage_command(name: str, text: str) -> None:
     def command(directory: RunDirectory) -> None:
-        with _errors_told(directory):
+        with errors_told(directory):
             import bgdiff.run
 
-            getattr(bgdiff.run, f"stage_{name}")(directory, progress=_progress().stage)
+            getattr(bgdiff.run, f"stage_{name}")(directory, progress=stage_progress().stage)
             if name == "report":
                 _show_results(directory)
 
@@ -182,24 +163,25 @@ def reweight(
 ) -> None:
     """Correct the samples with the true energy; estimate free energies."""
     # the run's own method is part of the run; another one goes on when it is asked for again
-    with _errors_told(None if method else directory, again=method is not None):
+    with errors_told(None if method else directory, again=method is not None):
         from bgdiff.run import stage_reweight
 
-        stage_reweight(directory, progress=_progress().stage, method=method and method.value)
+        stage_reweight(directory, progress=stage_progress().stage, method=method and method.value)
         _show_results(directory)
 
 
 _stage_command("report", "Draw the figures and write report.html.")
+app.command("free-energy", rich_help_panel="Free energies")(free_energy)
 
 
 @app.command(rich_help_panel="Systems and data")
 def systems() -> None:
     """List the systems that can be run."""
-    with _errors_told():
+    with errors_told():
         from bgdiff.catalogue import describe_systems
         from bgdiff.console import systems_table
 
-        _console().print(systems_table(describe_systems()))
+        console().print(systems_table(describe_systems()))
 
 
 @app.command(rich_help_panel="This installation")
@@ -211,7 +193,7 @@ def info(
     ] = 2.0,
 ) -> None:
     """Show versions, what evaluates energies and why, and how fast it is on this machine."""
-    with _errors_told():
+    with errors_told():
         from bgdiff.info import collect_info
 
         found = collect_info(seconds)
@@ -220,7 +202,7 @@ def info(
         else:
             from bgdiff.console import info_view
 
-            _console().print(info_view(found))
+            console().print(info_view(found))
 
 
 app.add_typer(data_app, name="data", rich_help_panel="Systems and data")
@@ -248,11 +230,11 @@ def data_generate(
     engine: Evaluator = EngineName.auto,
 ) -> None:
     """Simulate a system as its system.yaml says, and write a data set with its provenance."""
-    with _errors_told(again=True):
+    with errors_told(again=True):
         from bgdiff.data.generate import generate_data
         from bgdiff.systems import load_system
 
-        with _progress().stage("simulate") as progress:
+        with stage_progress().stage("simulate") as progress:
             path = generate_data(
                 load_system(system),
                 out,
@@ -263,7 +245,7 @@ def data_generate(
                 frames=frames,
                 engine=engine.value,
             )
-        _say(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 @app.command(rich_help_panel="Systems and data")
@@ -273,6 +255,24 @@ def reference(
         Path | None,
         typer.Option("--out", "-o", help="JSON file to write.", show_default="SYSTEM-reference.json"),
     ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER", help="Difference to another system of the same atoms.", show_default=False
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="K", help="Temperature of SYSTEM.", show_default="as system.yaml says"),
+    ] = None,
+    to_temperature: Annotated[
+        float | None,
+        typer.Option(metavar="K", help="Temperature of OTHER.", show_default="as its system.yaml says"),
+    ] = None,
+    length_ns: Annotated[
+        float | None,
+        typer.Option(help="Simulated time of every replica.", show_default="as system.yaml says"),
+    ] = None,
     seed: Seed = 0,
     processes: Processes = None,
     engine: Evaluator = EngineName.auto,
@@ -280,27 +280,54 @@ def reference(
     """Compute reference free energies by a method that shares nothing with the model.
 
     Molecules: parallel tempering, analysed with MBAR, as the system's replica_exchange section says (minutes
-    on the batched engine, hours on OpenMM). Double well: quadrature.
+    on the batched engine, hours on OpenMM). Double well: quadrature. With --to: alchemical replica exchange
+    between two systems, as the system's transformations section says.
+
+    Example: bgdiff reference alanine_dipeptide_vacuum --to alanine_dipeptide_obc1
     """
-    with _errors_told(again=True):
+    with errors_told(again=True):
         from bgdiff.analysis.text import with_error
         from bgdiff.data.reference import compute_reference
         from bgdiff.io import read_json
         from bgdiff.systems import load_system
 
-        with _progress().stage("reference") as progress:
-            path = compute_reference(
-                load_system(system),
-                out,
-                seed=seed,
-                processes=processes,
-                progress=progress,
-                engine=engine.value,
-            )
-        for item in read_json(path)["free_energy_differences"]:
-            text = f"ΔF({item['initial']} → {item['final']}) / kT = "
-            _say(text + with_error(item["value"], item["std_error"]))
-        _say(f"wrote {path}")
+        first = load_system(system)
+        if to is None:
+            if to_temperature is not None:
+                raise typer.BadParameter("needs --to OTHER", param_hint="--to-temperature")
+            with stage_progress().stage("reference") as progress:
+                path = compute_reference(
+                    first,
+                    out,
+                    seed=seed,
+                    processes=processes,
+                    progress=progress,
+                    engine=engine.value,
+                    temperature=temperature,
+                    length_ns=length_ns,
+                )
+            for item in read_json(path)["free_energy_differences"]:
+                text = f"ΔF({item['initial']} → {item['final']}) / kT = "
+                say(text + with_error(item["value"], item["std_error"]))
+        else:
+            from bgdiff.data.alchemical_reference import compute_transformation
+
+            second = load_system(to)
+            with stage_progress().stage("reference") as progress:
+                path = compute_transformation(
+                    first if temperature is None else first.at_temperature(temperature),
+                    second if to_temperature is None else second.at_temperature(to_temperature),
+                    out,
+                    seed=seed,
+                    processes=processes,
+                    progress=progress,
+                    engine=engine.value,
+                    length_ns=length_ns,
+                )
+            item = read_json(path)["free_energy_difference"]
+            text = f"ΔF({first.name} → {second.name}) / kT = "
+            say(text + with_error(item["value"], item["std_error"]))
+        say(f"wrote {path}")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -312,76 +339,14 @@ def _flag(name: str) -> str:
     return {"system": "SYSTEM", "settings": "--set"}.get(name, f"--{name}")
 
 
-@contextmanager
-def _errors_told(directory: Path | None = None, again: bool = False) -> Iterator[None]:
-    """Turn what can go wrong into one message and an exit code: 2 user error, 130 Ctrl-C, 143 SIGTERM."""
-    from bgdiff.errors import BgdiffError
-
-    previous = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    except BgdiffError as error:
-        if _Options.debug:
-            raise
-        _complain(f"Error: {error}")
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        hint = ""
-        if directory is not None:
-            hint = f"; resume with: bgdiff run --resume {shlex.quote(str(directory))}"
-        elif again:
-            hint = "; the same command continues it"
-        _complain(f"Stopped{hint}")
-        raise typer.Exit(143 if isinstance(error, _Terminated) else 130) from error
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _terminate(number: int, frame: Any) -> NoReturn:
-    raise _Terminated
-
-
-def _say(message: str) -> None:
-    _console().print(message, highlight=False, markup=False, soft_wrap=True)
-
-
-def _complain(message: str) -> None:
-    _console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
-
-
-@cache
-def _console(stderr: bool = False) -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=stderr, emoji=False)  # a device named cuda:-1: is not a thumb
-
-
-def _progress() -> "StageProgress":
-    from bgdiff.console import StageProgress
-
-    return StageProgress(_console(stderr=True), quiet=_Options.quiet)
-
-
 def _show_results(directory: Path) -> None:
     from bgdiff.analysis.results import read_results
     from bgdiff.analysis.summary import summary_table
 
-    _console().print(summary_table(read_results(directory / "results.json")))
+    console().print(summary_table(read_results(directory / "results.json")))
     report = directory / "report.html"
     if report.exists():
-        _say(f"report: {report}")
-
-
-class _LogHandler(logging.Handler):
-    """Writes log records to stderr through rich, so that they do not tear a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        style = "yellow" if record.levelno >= logging.WARNING else "dim"
-        prefix = f"{record.levelname.capitalize()}: " if record.levelno >= logging.WARNING else ""
-        console = _console(stderr=True)
-        console.print(
-            prefix + self.format(record), style=style, highlight=False, markup=False, soft_wrap=True
-        )
+        say(f"report: {report}")
 
 
 def main() -> None:

@@ -44,7 +44,14 @@ from bgdiff.training import Trainer, TrainingData
 if TYPE_CHECKING:
     from bgdiff.run import Run, Stages
 
-__all__ = ["EarlierRound", "earlier_rounds", "round_log_weight", "tempering_power", "train_rounds"]
+__all__ = [
+    "EarlierRound",
+    "earlier_rounds",
+    "round_log_weight",
+    "round_walks",
+    "tempering_power",
+    "train_rounds",
+]
 
 _LOG = logging.getLogger(__name__)
 _RECORD, _PROPOSAL, _CORRECTED = "round.json", "proposal.npz", "corrected.safetensors"
@@ -121,7 +128,7 @@ def _corrected(run: "Run", prepared: Prepared, index: int, stages: "Stages", pre
     return TrainingData(tensors["z"], tensors["log_density"], score, tensors["basin"])
 
 
-def _chunks(run: "Run", index: int) -> list[tuple[Path, int]]:
+def round_walks(run: "Run", index: int) -> list[tuple[Path, int]]:
     """File and number of walks of every chunk of a round."""
     total, size = run.config.rounds.n_samples, run.config.sampling.chunk
     folder = run.training_folder(index) / "samples"
@@ -133,7 +140,7 @@ def _chunks(run: "Run", index: int) -> list[tuple[Path, int]]:
 
 def _draw(run: "Run", generator: BoltzmannGenerator, index: int, progress: Progress) -> None:
     """Draw the walks that are missing."""
-    chunks, seed = _chunks(run, index), run.config.of_round(index).seed
+    chunks, seed = round_walks(run, index), run.config.of_round(index).seed
     make_directory(chunks[0][0].parent)
 
     def walk(chunk: int, report: Progress) -> None:
@@ -154,7 +161,7 @@ def _correct(
     """Weight the walks, keep what they say, and resample them into training data."""
     system, settings, folder = run.system, run.config.rounds, run.training_folder(index)
     latent = LatentTarget(system.target, generator.coordinates)
-    parts, files = [], _chunks(run, index)
+    parts, files = [], round_walks(run, index)
     for done, (file, _) in enumerate(files):
         paths = load_walks(file)
         z = paths.z.cpu()
@@ -328,7 +335,7 @@ class EarlierRound:
         record = read_json(folder / _RECORD)
         coordinates = BoltzmannGenerator.load(run.trained_generator(index - 1), run.system).coordinates
         columns = Columns()
-        for file, _ in _chunks(run, index):
+        for file, _ in round_walks(run, index):
             columns.add(run.system.observables(coordinates.to_x(load_walks(file).z)[0]))
         return cls(log_weight, columns.joined(), int(record["target_evaluations"]), float(record["power"]))
 

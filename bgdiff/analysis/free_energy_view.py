@@ -1,0 +1,202 @@
+"""Free energies for the terminal: all estimates side by side, the quoted one marked, the verdict in words."""
+
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bgdiff.analysis.free_energy_results import (
+    EstimateRecord,
+    FreeEnergies,
+    ProfileRecord,
+    Quantity,
+    Rungs,
+    TemperaturePoint,
+)
+from bgdiff.analysis.text import count, fraction, kt_in_kj_per_mol, two_decimals, with_error
+
+__all__ = ["answer", "free_energies_view", "learned_against_mbar"]
+
+_GOOD, _BAD, _DOUBT = ("✓", "green"), ("✗", "bold red"), ("!", "yellow")
+
+
+def free_energies_view(content: FreeEnergies) -> Group:
+    """Everything that was asked for; fits into 80 columns."""
+    parts: list[RenderableType] = [Text(content.title, style="bold")]
+    for quantity in content.quantities:
+        parts += ["", *_quantity(quantity, content.temperature)]
+    if content.temperatures:
+        parts += ["", *_temperatures(content.temperatures, content.temperature is not None)]
+    for profile in content.profiles:
+        parts += ["", *_profile(profile)]
+    if content.rungs is not None and (line := learned_against_mbar(content.rungs)):
+        parts += ["", _marked(_GOOD if "agree" in line else _DOUBT, line)]
+    parts += [_marked(_DOUBT, warning) for warning in content.warnings]
+    return Group(*parts)
+
+
+def answer(quantity: Quantity, temperature: float | None) -> str:
+    """The quoted estimate with its units and the distance to the reference; or that there is none."""
+    unit = "" if quantity.kind == "log_z" else "kT"
+    if quantity.value is None:
+        return f"{quantity.title}: refused"
+    text = f"{quantity.title} = {with_error(quantity.value, quantity.std_error, unit)}"
+    if unit and temperature is not None and quantity.std_error is not None:
+        scale = kt_in_kj_per_mol(temperature)
+        text += f" = {with_error(quantity.value * scale, quantity.std_error * scale, 'kJ/mol')}"
+    if quantity.reference is not None:
+        text += f"; reference {with_error(quantity.reference, quantity.reference_std_error)}"
+        if quantity.z_score is not None:
+            text += f", {abs(quantity.z_score):.1f} combined errors away"
+    return text
+
+
+def learned_against_mbar(rungs: Rungs) -> str | None:
+    """How far the learned normalisers are from MBAR; None where nothing was learned."""
+    pairs = [(a, b) for a, b in zip(rungs.learned, rungs.mbar, strict=False) if a is not None]
+    if not pairs:
+        return None
+    gaps = [abs(a - b) for a, b in pairs]
+    word = "agree with" if max(gaps) <= 0.1 else "differ from"
+    return (
+        f"Learned normalisers {word} MBAR over {count(len(gaps))} rungs: largest difference "
+        f"{max(gaps):.2g} kT (limit 0.1)"
+    )
+
+
+def _quantity(quantity: Quantity, temperature: float | None) -> Iterator[RenderableType]:
+    judgement = quantity.judgement
+    table = _table(Text(quantity.title + ("" if quantity.kind == "log_z" else " / kT"), style="bold"))
+    table.add_column("", width=1)
+    table.add_column("estimator", overflow="fold", min_width=19)
+    table.add_column("value ± error", justify="right", no_wrap=True)
+    table.add_column("n_eff", justify="right", no_wrap=True)
+    table.add_column("overlap", justify="right", no_wrap=True)
+    table.add_column("note", overflow="fold", max_width=20)
+    for estimate in quantity.estimates:
+        quoted = estimate.estimator == judgement.quoted
+        table.add_row(
+            "▸" if quoted else "",
+            estimate.estimator,
+            "refused" if estimate.problem else with_error(estimate.value, estimate.std_error),
+            "–" if estimate.n_eff is None else count(estimate.n_eff),
+            fraction(estimate.overlap),
+            Text(_note(estimate, quoted)),
+            style="bold" if quoted else "dim" if estimate.problem or not estimate.exact else "",
+        )
+    if quantity.estimates:
+        yield table
+    level = _BAD if quantity.value is None else _DOUBT if judgement.consistent is None else _GOOD
+    yield _marked(level, answer(quantity, temperature))
+    yield _indented(judgement.verdict)
+    for advice in judgement.advice:
+        yield _indented(f"→ {advice}", "cyan")
+    for estimate in quantity.estimates:
+        if estimate.problem:
+            yield _indented(f"{estimate.estimator} refused: {estimate.problem}", "dim")
+    for missing in quantity.missing:
+        yield _indented(f"no {missing.estimator}: {missing.reason}", "dim")
+    for note in quantity.notes:
+        yield _indented(note, "dim")
+
+
+def _note(estimate: EstimateRecord, quoted: bool) -> str:
+    if quoted:
+        return "quoted"
+    if estimate.problem:
+        return "see below"
+    if not estimate.exact:
+        return "check of the model"
+    z = estimate.diagnostics.get("disagreement_z")
+    if isinstance(z, float) and abs(z) > 3:
+        return "ends disagree"
+    return "both sides" if estimate.two_sided else ""
+
+
+def _temperatures(points: list[TemperaturePoint], kelvin: bool) -> Iterator[RenderableType]:
+    names = list(dict.fromkeys(d.estimator for point in points for d in point.differences))
+    others = list(dict.fromkeys(a.name for point in points for a in point.averages))
+    table = _table(Text("Other temperatures", style="bold"))
+    table.add_column("T / K" if kelvin else "T", justify="right", no_wrap=True)
+    table.add_column("n_eff", justify="right", no_wrap=True)
+    table.add_column("overlap", justify="right", no_wrap=True)
+    for name in names:
+        table.add_column(f"{name} / kT", justify="right")
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold")
+    for point in points:
+        row = [f"{point.temperature:g}", "–" if point.n_eff is None else count(point.n_eff)]
+        row.append(fraction(point.overlap))
+        differences = {one.estimator: one for one in point.differences}
+        averages = {one.name: one for one in point.averages}
+        row += [
+            "refused" if one is None or one.problem else with_error(one.value, one.std_error)
+            for one in map(differences.get, names)
+        ]
+        row += [
+            "refused" if a is None else with_error(a.value, a.std_error) for a in map(averages.get, others)
+        ]
+        table.add_row(*row, style="dim" if point.refused else "")
+    yield table
+    for point in points:
+        if point.refused:
+            yield _marked(_BAD, f"{point.temperature:g}{' K' if kelvin else ''}: {point.refused}")
+        for one in point.differences:
+            if one.problem and not point.refused:
+                yield _marked(_BAD, f"{point.temperature:g}, {one.estimator}: {one.problem}")
+
+
+def _profile(profile: ProfileRecord) -> Iterator[RenderableType]:
+    if profile.refused:
+        yield _marked(_BAD, f"profile along {profile.variable}: {profile.refused}")
+        return
+    known = [
+        (value, error, left, right)
+        for value, error, left, right in zip(
+            profile.free_energy, profile.std_error, profile.edges[:-1], profile.edges[1:], strict=True
+        )
+        if value is not None
+    ]
+    table = _table(Text(f"Profile along {profile.variable} / kT", style="bold"))
+    for name in ("", f"{profile.variable} / {profile.unit}", "F ± error"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    for name, value, error, left, right in _extremes(known, profile.periodic):
+        table.add_row(name, two_decimals((left + right) / 2), with_error(value, error))
+    yield table
+    yield _indented(
+        f"{count(len(known))} of {count(len(profile.free_energy))} bins filled; band: "
+        f"{100 * profile.confidence:.0f} % confidence; all bins are in the file and in the figure",
+        "dim",
+    )
+
+
+def _extremes(
+    bins: list[tuple[float, float | None, float, float]], periodic: bool
+) -> Iterator[tuple[str, float, float | None, float, float]]:
+    """The lowest and highest places of a curve, those deeper than twice their error alone."""
+    n = len(bins)
+    for i, one in enumerate(bins):
+        reach = range(1, max(n // 12, 2))
+        around = [
+            bins[(i + s) % n] if periodic else bins[min(max(i + s, 0), n - 1)] for d in reach for s in (-d, d)
+        ]
+        values = [other[0] for other in around]
+        if one[0] <= min(values):
+            yield "minimum", *one
+        elif one[0] >= max(values) and one[1] is not None and one[1] < 1:
+            yield "maximum", *one
+
+
+def _table(title: Text) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+
+
+def _marked(level: tuple[str, str], text: str) -> Text:
+    return Text.assemble(level, " ", text)
+
+
+def _indented(text: str, style: str = "") -> Padding:
+    return Padding(Text(text, style=style), (0, 0, 0, 2))
