@@ -129,7 +129,7 @@ def test_undefined_log_weights_get_weight_zero(special: float) -> None:
 
 
 def test_one_sample_has_an_unknown_error() -> None:
-    assert log_z([2.0]) == Estimate(2.0, math.inf, "log-mean weight, delta-method error", 1.0)
+    assert log_z([2.0]) == Estimate(2.0, math.inf, "log-mean weight, delta-method error", 1.0, 1.0)
     assert expectation([2.0], [5.0]).std_error == math.inf
     assert log_z([2.0], bootstrap=10).std_error == math.inf
 
@@ -231,5 +231,16 @@ class TestFamilies:
         for wrong in ([0, 1], [0, 1, 3], [-1, 0, 1], [0.0, 1.0, 2.0]):
             with pytest.raises(DataError, match="family"):
                 log_z([0.0, 1.0, 2.0], family=wrong)
-        with pytest.raises(ConfigError, match="bootstrap"):
-            log_z([0.0, 1.0, 2.0], family=[0, 1, 1], bootstrap=10)
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_bootstrap_resamples_families(self, name: str) -> None:
+        """It agrees with the delta method over families, of which some are large and many died out."""
+        _, estimator = CASES[name]
+        x, log_weight = draw(11, 3000)
+        family = np.random.default_rng(11).integers(1000, size=3000)
+        delta = estimator(x, log_weight, family=family)
+        bootstrap = estimator(x, log_weight, family=family, bootstrap=400)
+        assert bootstrap.value == delta.value
+        assert bootstrap.std_error == pytest.approx(delta.std_error, rel=4 / math.sqrt(800))
+        assert bootstrap.method.endswith("(400 resamplings) over families")
+        assert delta.std_error > 1.2 * estimator(x, log_weight).std_error

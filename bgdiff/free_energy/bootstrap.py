@@ -177,7 +177,7 @@ def effective_subsample(chains: Sequence[ArrayLike], *, discard_start: bool = Fa
         discard_start: leave out the frames before equilibration of each chain first (detect_equilibration).
 
     Returns:
-        For every chain the kept rows, ascending; at least one.
+        For every chain the kept rows, ascending; at least one, and no more if no observable ever changes.
 
     Raises:
         DataError: there is no chain, one is shorter than 2 frames, or a value is not finite.
@@ -193,7 +193,7 @@ def effective_subsample(chains: Sequence[ArrayLike], *, discard_start: bool = Fa
             raise DataError(f"chain {number}: a value is not finite")
     timeseries = pymbar().timeseries
     first = [0] * len(columns)
-    slowest = 1.0
+    slowest = 0.0
     with quietly():
         if discard_start:
             first = [_equilibrated(timeseries, one) for one in columns]
@@ -201,8 +201,12 @@ def effective_subsample(chains: Sequence[ArrayLike], *, discard_start: bool = Fa
         for part in zip(*(one.T for one in kept), strict=True):
             if np.ptp(np.concatenate(part)) > 0:
                 slowest = max(slowest, float(timeseries.statistical_inefficiency_multiple(list(part))))
+        slowest = max(slowest, 1.0) if slowest else math.inf
         return [
-            start + np.asarray(timeseries.subsample_correlated_data(one[:, 0], g=slowest), dtype=np.intp)
+            start
+            + np.asarray(
+                timeseries.subsample_correlated_data(one[:, 0], g=min(slowest, len(one))), dtype=np.intp
+            )
             for one, start in zip(kept, first, strict=True)
         ]
 

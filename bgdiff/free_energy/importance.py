@@ -9,11 +9,13 @@ of -inf, or one that is not finite, is a sample of weight zero; it still counts 
     F_B - F_A   = -log (Σ_B w_i / Σ_A w_i)
 
 Standard errors come from the delta method (first order in 1/N); with ``bootstrap > 0`` they are the standard
-deviation over that many resamplings of the N draws instead. Both assume independent draws. Particles of
-sequential Monte Carlo are not independent, but families of common descent are: given ``family``, the number
-0 … N-1 of each particle's ancestor among the N draws that its population began with, contributions are summed
-by family before any variance is taken (Chan & Lai 2013; Lee & Whiteley 2018). All sums are taken relative to
-the largest weight, so log weights of any size are safe.
+deviation over that many resamplings of the N draws instead (:mod:`~bgdiff.free_energy.bootstrap`). Both
+assume independent draws. Particles of sequential Monte Carlo are not independent, but families of common
+descent are: given ``family``, the number 0 … N-1 of each particle's ancestor among the N draws that its
+population began with, contributions are summed by family before any variance is taken or any draw resampled
+(Chan & Lai 2013; Lee & Whiteley 2018); families that died out stay draws that contribute nothing. All sums
+are taken relative to the largest weight, so log weights of any size are safe. The overlap of these estimates
+is Kish's effective fraction (Σw)²/(N Σw²) of all draws, by family.
 
 References: Zwanzig, J. Chem. Phys. 22, 1420 (1954); A. B. Owen, Monte Carlo theory, methods and
 examples, chapter 9 (2013); Efron & Tibshirani, An Introduction to the Bootstrap (1993); Chan & Lai, Ann.
@@ -25,9 +27,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bgdiff.errors import ConfigError, DataError
+from bgdiff.errors import DataError
+from bgdiff.free_energy.bootstrap import block_bootstrap, bootstrap_error
 from bgdiff.free_energy.estimate import EmptyBasinError, Estimate, ZeroWeightsError
-from bgdiff.random import derive_seed
 
 __all__ = [
     "by_family",
@@ -101,7 +103,6 @@ def log_z(
     """
     weight, scale = scaled_weights(log_weight)
     weight = by_family(weight, family)
-    _check_bootstrap(bootstrap, family)
     n = weight.size
     mean = weight.mean()
     value = scale + float(np.log(mean))
@@ -109,7 +110,8 @@ def log_z(
         error = _bootstrap_error(lambda rows: np.log(weight[rows].mean()), n, bootstrap, seed)
     else:
         error = float(weight.std(ddof=1) / (mean * np.sqrt(n))) if n > 1 else float("inf")
-    return Estimate(value, error, _method("log-mean weight", bootstrap, family), _kish(weight))
+    n_eff = _kish(weight)
+    return Estimate(value, error, _method("log-mean weight", bootstrap, family), n_eff, n_eff / n)
 
 
 def expectation(
@@ -126,7 +128,6 @@ def expectation(
         DataError: lengths differ, or a sample of non-zero weight has a value that is not finite.
     """
     weight, _ = scaled_weights(log_weight)
-    _check_bootstrap(bootstrap, family)
     observed = np.asarray(values, dtype=np.float64)
     if observed.shape != weight.shape:
         raise DataError(f"values: shape {observed.shape} does not match log_weight {weight.shape}")
@@ -140,17 +141,19 @@ def expectation(
     total = weight.sum()
     value = float(weight @ observed / total)
     n = weight.size
+    by_draw = by_family(weight, family)
     if bootstrap:
+        summed = by_family(weight * observed, family)
 
         def statistic(rows: NDArray[np.intp]) -> float:
-            resampled = weight[rows].sum()
-            return float(weight[rows] @ observed[rows] / resampled) if resampled > 0 else np.nan
+            resampled = by_draw[rows].sum()
+            return float(summed[rows].sum() / resampled) if resampled > 0 else np.nan
 
         error = _bootstrap_error(statistic, n, bootstrap, seed)
     else:
         error = _delta_error(by_family(weight * (observed - value) / total, family))
-    n_eff = _kish(by_family(weight, family))
-    return Estimate(value, error, _method("weighted mean", bootstrap, family), n_eff)
+    n_eff = _kish(by_draw)
+    return Estimate(value, error, _method("weighted mean", bootstrap, family), n_eff, n_eff / n)
 
 
 def free_energy_difference(
@@ -176,7 +179,6 @@ def free_energy_difference(
         EmptyBasinError: a basin has no sample of non-zero weight; it is named.
     """
     weight, _ = scaled_weights(log_weight)
-    _check_bootstrap(bootstrap, family)
     masks = [_mask(basin, weight.size, name) for basin, name in zip((initial, final), names, strict=True)]
     in_a, in_b = (weight * mask for mask in masks)
     for part, mask, name in zip((in_a, in_b), masks, names, strict=True):
@@ -187,20 +189,22 @@ def free_energy_difference(
                 "that visits this basin"
             )
     sum_a, sum_b = in_a.sum(), in_b.sum()
+    draws_a, draws_b = by_family(in_a, family), by_family(in_b, family)
     if bootstrap:
 
         def statistic(rows: NDArray[np.intp]) -> float:
-            a, b = in_a[rows].sum(), in_b[rows].sum()
+            a, b = draws_a[rows].sum(), draws_b[rows].sum()
             return float(np.log(a / b)) if a > 0 and b > 0 else np.nan
 
         error = _bootstrap_error(statistic, weight.size, bootstrap, seed)
     else:
-        error = _delta_error(by_family(in_a / sum_a - in_b / sum_b, family))
+        error = _delta_error(draws_a / sum_a - draws_b / sum_b)
     return Estimate(
         float(np.log(sum_a / sum_b)),
         error,
         _method("ratio of basin weights", bootstrap, family),
-        min(_kish(by_family(in_a, family)), _kish(by_family(in_b, family))),
+        min(_kish(draws_a), _kish(draws_b)),
+        _kish(by_family(weight, family)) / weight.size,
     )
 
 
@@ -224,11 +228,6 @@ def by_family(contribution: Array, family: ArrayLike | None) -> Array:
     return summed
 
 
-def _check_bootstrap(bootstrap: int, family: ArrayLike | None) -> None:
-    if bootstrap and family is not None:
-        raise ConfigError("bootstrap: resamples independent draws; families have delta-method errors only")
-
-
 def _delta_error(influence: Array) -> float:
     """Standard error of a statistic whose first-order change per draw is ``influence`` (mean zero)."""
     n = influence.size
@@ -238,15 +237,10 @@ def _delta_error(influence: Array) -> float:
 def _bootstrap_error(
     statistic: Callable[[NDArray[np.intp]], float], n: int, repeats: int, seed: int
 ) -> float:
-    """Standard deviation of ``statistic`` over resampled row numbers; inf if a resample has no value."""
-    if repeats < 2:
-        raise ConfigError(f"bootstrap: expected 0 or at least 2 resamplings, got {repeats}")
-    if n < 2:
-        return float("inf")
-    generator = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    with np.errstate(divide="ignore"):
-        values = np.array([statistic(generator.integers(n, size=n)) for _ in range(repeats)])
-    return float(values.std(ddof=1)) if np.isfinite(values).all() else float("inf")
+    """Error of ``statistic`` of row numbers, by resampling the n draws."""
+    draws = [np.arange(n)]
+    error, _ = bootstrap_error(block_bootstrap(lambda rows: statistic(rows[0]), draws, repeats, seed), draws)
+    return float(error)
 
 
 def _mask(basin: ArrayLike, n: int, name: str) -> NDArray[np.bool_]:
@@ -257,6 +251,5 @@ def _mask(basin: ArrayLike, n: int, name: str) -> NDArray[np.bool_]:
 
 
 def _method(name: str, bootstrap: int, family: ArrayLike | None = None) -> str:
-    if bootstrap:
-        return f"{name}, bootstrap error ({bootstrap} resamplings)"
-    return f"{name}, delta-method error" + ("" if family is None else " over families")
+    how = f"bootstrap error ({bootstrap} resamplings)" if bootstrap else "delta-method error"
+    return f"{name}, {how}" + ("" if family is None else " over families")

@@ -3,6 +3,7 @@
 import logging
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 _OUTSIDE = 1e6  # kT above the lowest energy of a sample, in place of +inf: its weight underflows to zero
-_WARM = ({"method": "adaptive", "options": {"min_sc_iter": 0}},)
+_WARM: tuple[dict[str, Any], ...] = ({"method": "adaptive", "options": {"min_sc_iter": 0}},)
 
 CONVERGED = 1e-6
 """kT; the longest Newton step that may be left at a solution."""
@@ -59,7 +60,7 @@ def inverse_hessian(members: Array) -> Array:
     hessian = np.diag(members.sum(axis=1)) - members @ members.T
     size = len(hessian)
     scale = float(hessian.trace()) / size**2 or 1.0
-    return np.linalg.inv(hessian + scale) - 1 / (scale * size**2)
+    return np.asarray(np.linalg.inv(hessian + scale) - 1 / (scale * size**2), dtype=np.float64)
 
 
 def newton_step(energy: Array, counts: Counts, free_energies: Array) -> float:
@@ -122,7 +123,7 @@ def resolve(energy: Array, counts: Counts, guess: Array) -> Array:
     return np.full(counts.size, np.nan)
 
 
-def _run(energy: Array, counts: Counts, guess: Array, protocol: str | tuple[dict[str, object], ...]) -> Array:
+def _run(energy: Array, counts: Counts, guess: Array, protocol: str | tuple[dict[str, Any], ...]) -> Array:
     """pymbar's solution; nan if it raises."""
     with quietly() as remarks:
         try:
