@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from bgdiff.errors import ConfigError, SystemDefinitionError
 from bgdiff.observable_spec import ObservableSpec
-from bgdiff.system_spec import DifferenceSpec, OpenMMSpec, SystemSpec, read_spec
+from bgdiff.references import read_reference
+from bgdiff.system_spec import DifferenceSpec, OpenMMSpec, SystemSpec, TransformationSpec, read_spec
 
 if TYPE_CHECKING:
     import mdtraj
@@ -47,6 +48,7 @@ class System:
         self.spec: SystemSpec = read_spec(self.path / _FILE)
         self._made: dict[str, Observable] = {}
         self._definition = [_FILE]
+        self._flags = ""  # of `bgdiff reference`, for what the folder does not say
         if isinstance(self.spec, OpenMMSpec):
             self._definition += [self.spec.system, self.spec.topology]
         for name in self._definition:
@@ -90,9 +92,11 @@ class System:
         return self._digest_of(asked | self._files_of_observables())
 
     def at_temperature(self, temperature: float) -> "System":
-        """The same molecule at another temperature (K): another density, of which the folder's data are none.
+        """The same molecule at another temperature (K): another density.
 
-        Its ensemble and question digests follow the temperature; ``digest``, that of the files, does not.
+        Its ensemble and question digests follow the temperature; ``digest``, that of the files, does not. The
+        folder's data set is not one of this density. ``reference`` is what ``references_at`` names for the
+        temperature, empty if it names nothing.
 
         Raises:
             ConfigError: the temperature is not a positive number, or the system is no molecule and has none.
@@ -102,7 +106,13 @@ class System:
         if not (math.isfinite(temperature) and temperature > 0):
             raise ConfigError(f"a temperature must be a positive number of kelvin, not {temperature:g}")
         other = System(self.path)
-        other.spec = self.spec.model_copy(update={"temperature": float(temperature)})
+        assert isinstance(other.spec, OpenMMSpec)
+        if temperature == other.temperature:
+            return other
+        reference = other.spec.references_at.get(temperature)
+        changes = {"temperature": float(temperature), "reference": reference, "data": None}
+        other.spec = other.spec.model_copy(update=changes)
+        other._flags = f" --temperature {temperature:g}"
         return other
 
     @cached_property
@@ -239,20 +249,38 @@ class System:
         """
         if self.spec.reference is None:
             return {}
-        path = self.path / self.spec.reference
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            answers = content["question_digest"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SystemDefinitionError(
-                f"{path}: is missing or malformed ({error}); remake it with: bgdiff reference {self.name}"
-            ) from error
-        if answers != self.question_digest:
-            raise SystemDefinitionError(
-                f"{path}: was computed for another potential, temperature or basins than {_FILE} now has; "
-                f"remake it with: bgdiff reference {self.name}, or remove 'reference' from {_FILE}"
-            )
-        return dict(content)
+        command = f"bgdiff reference {self.name}{self._flags}"
+        return read_reference(self.path / self.spec.reference, command, question_digest=self.question_digest)
+
+    def transformation_to(self, other: "System") -> TransformationSpec | None:
+        """The entry of ``transformations`` that leads to ``other`` at its temperature, if there is one."""
+        if isinstance(self.spec, OpenMMSpec):
+            for way in self.spec.transformations:
+                own = System(other.path).temperature if way.temperature is None else way.temperature
+                if way.to == other.name and own == other.temperature:
+                    return way
+        return None
+
+    def reference_to(self, other: "System") -> dict[str, Any]:
+        """Independent F(other) - F(this) as in the file that ``transformations`` names; empty if none is.
+
+        Value, error and how they were obtained are under ``free_energy_difference``; see
+        :func:`~bgdiff.data.alchemical_reference.compute_transformation` for the rest.
+
+        Raises:
+            SystemDefinitionError: the file is missing, malformed, or was computed for other potentials,
+                temperatures or basins.
+        """
+        way = self.transformation_to(other)
+        if way is None or way.reference is None:
+            return {}
+        flags = f" --to {other.name}{self._flags}{other._flags.replace('--', '--to-')}"
+        return read_reference(
+            self.path / way.reference,
+            f"bgdiff reference {self.name}{flags}",
+            initial={"question_digest": self.question_digest},
+            final={"ensemble_digest": other.ensemble_digest},
+        )
 
     @cached_property
     def _structure_file(self) -> Any:
