@@ -49,7 +49,7 @@ class TransformationSpec(_LaddersSpec):
     """Name of the other system."""
     temperature: Positive | None = None
     """K of the other system; its own if left out."""
-    lambdas: list[float] = Field(default=8, validate_default=True)  # type: ignore[assignment]
+    lambdas: list[float] = Field(default=8, validate_default=True)
     """From 0 to 1, ascending; a whole number stands for so many at even distances."""
     reference: str | None = None
     """File of the result, in this system's folder."""

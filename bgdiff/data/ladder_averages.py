@@ -1,6 +1,6 @@
 """Averages over the ladders of a reference calculation, with errors from the spread of independent groups."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,30 +42,21 @@ def lowest_averages(
         Of each: ``value`` and ``std_error`` from all temperatures by MBAR, and the same from the samples of
         the lowest temperature alone.
     """
-    functions: dict[str, Callable[[Arrays], Array]] = {
-        "potential_energy_kT": lambda group: group["energy"],
-        "potential_energy_squared_kT": lambda group: group["energy"] ** 2,
-    }
-    for column, (name, spec) in enumerate(system.spec.observables.items()):
-        if spec.periodic:
-            functions[f"cos_{name}"] = lambda group, i=column: np.cos(group["observables"][..., i])  # type: ignore[misc]
-            functions[f"sin_{name}"] = lambda group, i=column: np.sin(group["observables"][..., i])  # type: ignore[misc]
+    columns = [_columns(task, group) for group in groups]
+    samples: dict[str, list[NDArray[Any]]] = {"potential_energy_kT": [group["energy"] for group in groups]}
+    for name, observable in task.observables.items():
+        if observable.periodic:
+            samples[f"cos_{name}"] = [np.cos(values[name]) for values in columns]
+            samples[f"sin_{name}"] = [np.sin(values[name]) for values in columns]
         else:
-            functions[f"mean_{name}"] = lambda group, i=column: group["observables"][..., i]  # type: ignore[misc]
+            samples[f"mean_{name}"] = [values[name] for values in columns]
     for basin in system.spec.basins:
-        functions[f"population_{basin}"] = lambda group, b=basin: system.basin(b, _columns(task, group))  # type: ignore[misc]
-    result, means = {}, {}
-    for name, function in functions.items():
-        values = [np.asarray(function(group), dtype=np.float64) for group in groups]
-        pairs = zip(log_weights, values, strict=True)
-        means[name] = (
-            np.array([(np.exp(weight) * value).sum() for weight, value in pairs]),
-            np.array([value[:, :, 0].mean() for value in values]),
-        )
-        result[name] = _both(*means[name])
+        samples[f"population_{basin}"] = [system.basin(basin, values) for values in columns]
+    result = {name: _both(*_means(log_weights, values)) for name, values in samples.items()}
     kT = GAS_CONSTANT * task.temperatures[0]
-    energy, square = means["potential_energy_kT"], means["potential_energy_squared_kT"]
-    del result["potential_energy_squared_kT"]
+    energies = samples["potential_energy_kT"]
+    energy = _means(log_weights, energies)
+    square = _means(log_weights, [values**2 for values in energies])
     result["potential_energy_kJ_per_mol"] = _both(*(kT * of for of in energy))
     spreads = [np.sqrt(second - first**2) for first, second in zip(energy, square, strict=True)]
     result["potential_energy_std_kT"] = _both(*spreads)
@@ -101,6 +92,13 @@ def temperature_free_energies(
 def _columns(task: "TemperingTask", group: "Arrays") -> dict[str, Array]:
     columns = np.moveaxis(group["observables"].astype(np.float64), -1, 0)
     return dict(zip(task.observables, columns, strict=True))
+
+
+def _means(log_weights: Sequence[Array], values: Sequence[NDArray[Any]]) -> tuple[Array, Array]:
+    """Averages in each group: over all samples under the weights, and over the lowest rung alone."""
+    pairs = zip(log_weights, values, strict=True)
+    weighted = np.array([(np.exp(weight) * value).sum() for weight, value in pairs])
+    return weighted, np.array([value[:, :, 0].mean() for value in values])
 
 
 def _both(weighted: Array, alone: Array) -> dict[str, Any]:

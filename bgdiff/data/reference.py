@@ -150,12 +150,12 @@ def _integrate(system: System, progress: Progress) -> dict[str, Any]:
     assert isinstance(target, DoubleWell)
 
     def log_z_of(basin: str) -> float:
-        spec = system.spec.basins[basin]
-        if system.spec.observables[spec.observable].component != (0, 0):
+        terms = system.spec.basins[basin].terms
+        if len(terms) > 1 or system.spec.observables[terms[0].observable].component != (0, 0):
             raise SystemDefinitionError(
                 f"{system.path}/system.yaml: basins.{basin}: only intervals of x can be integrated"
             )
-        return float(np.logaddexp.reduce([target.log_z_interval(lo, hi) for lo, hi in spec.intervals]))
+        return float(np.logaddexp.reduce([target.log_z_interval(lo, hi) for lo, hi in terms[0].intervals]))
 
     method = "adaptive quadrature"
     differences = [
