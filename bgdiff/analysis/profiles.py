@@ -10,6 +10,7 @@ from matplotlib.ticker import MultipleLocator
 from numpy.typing import NDArray
 
 from bgdiff.analysis.style import COLOURS, LABELS, WIDTH, styled
+from bgdiff.free_energy.profile import free_energy_profile as estimated_profile
 
 _HIGHEST = 12.0  # kT shown above the lowest value; nothing is sampled beyond
 
@@ -53,17 +54,15 @@ def free_energy_profile(sample: ProfileSample, edges: Array) -> Profile:
     value = np.asarray(sample.value, dtype=np.float64)
     weight = np.ones(value.size) if sample.weight is None else np.asarray(sample.weight, dtype=np.float64)
     used = np.isfinite(value) & (weight > 0)
-    n, value, weight = value.size, value[used], weight[used]
-    total = weight.sum()
-    probability = np.histogram(value, edges, weights=weight)[0] / total
-    squares = np.histogram(value, edges, weights=weight**2)[0] / total**2
-    filled = probability > 0
-    p = probability[filled]
-    variance = (1 - 2 * p) * squares[filled] + p**2 * (weight @ weight) / total**2
-    energy, error = np.full(probability.size, np.nan), np.full(probability.size, np.nan)
-    energy[filled] = -np.log(p / np.diff(edges)[filled])
-    error[filled] = np.sqrt(np.maximum(variance, 0.0) * n / max(n - 1, 1) / sample.independent) / p
-    return Profile(edges, energy, error)
+    if not used.any():
+        nothing = np.full(edges.size - 1, np.nan)
+        return Profile(edges, nothing, nothing)
+    log_weight = np.full(value.size, -np.inf)
+    log_weight[used] = np.log(weight[used])
+    estimate = estimated_profile(value, edges, log_weight=log_weight)
+    empty = np.isinf(estimate.free_energy)
+    energy, error = (np.where(empty, np.nan, part) for part in (estimate.free_energy, estimate.std_error))
+    return Profile(edges, energy, error / np.sqrt(sample.independent))
 
 
 @styled
