@@ -99,12 +99,17 @@ replica_exchange:
 TILT, FOLD = 1.5, 3.0  # kT of 300 K: u = TILT cos φ + FOLD (1 - cos 2φ)
 
 
-def twist_folder(folder: Path) -> Path:
-    """Write a system that the batched engine covers; its torsion's density is exp(-u) exactly."""
+def twist_folder(
+    folder: Path, *, bond: float = 1e5, angle: float = 400.0, tilt: float = TILT, temperature: float = 300.0
+) -> Path:
+    """Write a system that the batched engine covers; its torsion's density is exp(-u) exactly.
+
+    Its name is the folder's. Force constants in kJ/mol and nm or rad; ``tilt`` in kT of 300 K.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     kT = GAS_CONSTANT * TEMPERATURE
     system = openmm.System()
-    bond, angle, torsion = (
+    bonds, angles, torsions = (
         openmm.HarmonicBondForce(),
         openmm.HarmonicAngleForce(),
         openmm.PeriodicTorsionForce(),
@@ -112,12 +117,12 @@ def twist_folder(folder: Path) -> Path:
     for index in range(4):
         system.addParticle(12.0)
         if index < 3:
-            bond.addBond(index, index + 1, 0.15, 1e5)
+            bonds.addBond(index, index + 1, 0.15, bond)
         if index < 2:
-            angle.addAngle(index, index + 1, index + 2, 1.9, 400.0)
-    torsion.addTorsion(0, 1, 2, 3, 1, 0.0, TILT * kT)
-    torsion.addTorsion(0, 1, 2, 3, 2, np.pi, FOLD * kT)
-    for force in (bond, angle, torsion):
+            angles.addAngle(index, index + 1, index + 2, 1.9, angle)
+    torsions.addTorsion(0, 1, 2, 3, 1, 0.0, tilt * kT)
+    torsions.addTorsion(0, 1, 2, 3, 2, np.pi, FOLD * kT)
+    for force in (bonds, angles, torsions):
         system.addForce(force)
     (folder / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
 
@@ -129,7 +134,8 @@ def twist_folder(folder: Path) -> Path:
     positions = np.array([[0.0, 1.4, 0.0], [0.0, 0.0, 0.0], [1.5, 0.0, 0.0], [1.5, -1.4, 0.3]])
     with open(folder / "topology.pdb", "w") as stream:
         app.PDBFile.writeFile(topology, positions, stream)
-    (folder / "system.yaml").write_text(TWIST_YAML)
+    text = TWIST_YAML.replace("name: twist", f"name: {folder.name}")
+    (folder / "system.yaml").write_text(text.replace("temperature: 300.0", f"temperature: {temperature}"))
     return folder
 
 
@@ -145,3 +151,19 @@ def twist_difference(scale: float = 1.0) -> float:
 
     cis, trans = (quad(density, lo, lo + np.pi)[0] for lo in (-np.pi / 2, np.pi / 2))
     return float(np.log(trans / cis))
+
+
+def twist_log_z(
+    *, bond: float = 1e5, angle: float = 400.0, tilt: float = TILT, temperature: float = 300.0
+) -> float:
+    """Log Z of :func:`twist_folder` by quadrature, but for the rigid motions, which are the same for all.
+
+    Bonds, angles and torsion are independent, with the volume elements r², sin θ and 1.
+    """
+    beta, scale = 1 / (GAS_CONSTANT * temperature), TEMPERATURE / temperature
+    one_bond = quad(lambda r: r**2 * np.exp(-beta * bond * (r - 0.15) ** 2 / 2), 0, 0.5, points=[0.15])[0]
+    one_angle = quad(lambda x: np.sin(x) * np.exp(-beta * angle * (x - 1.9) ** 2 / 2), 0, np.pi)[0]
+    torsion = quad(
+        lambda phi: np.exp(-scale * (tilt * np.cos(phi) + FOLD * (1 - np.cos(2 * phi)))), -np.pi, np.pi
+    )[0]
+    return float(3 * np.log(one_bond) + 2 * np.log(one_angle) + np.log(torsion))
