@@ -20,10 +20,12 @@ __all__ = [
     "DoubleWellParameters",
     "DoubleWellSpec",
     "MDSpec",
+    "ManyWellSpec",
     "ObservableSpec",
     "OpenMMSpec",
     "ReplicaExchangeSpec",
     "SystemSpec",
+    "ToyLaddersSpec",
     "TransformationSpec",
     "read_spec",
 ]
@@ -78,7 +80,7 @@ class ChainsSpec(_Model):
     """How ``bgdiff data generate`` makes MALA chains on a toy density: ``chains_per_start`` per start."""
 
     starts: Annotated[list[list[float]], Field(min_length=1)]
-    """Positions of the particle."""
+    """Positions of all particles, or of one that stands for all."""
     chains_per_start: Count = 1
     frames: Count
     """Frames kept of each chain."""
@@ -94,6 +96,30 @@ class ChainsSpec(_Model):
         if len({len(start) for start in self.starts}) > 1:
             raise ValueError("starts: every start needs as many numbers as the others")
         return self
+
+
+class ToyLaddersSpec(_Model):
+    """How ``bgdiff data generate --method parallel-tempering`` samples the equilibrium of a toy density.
+
+    Independent groups of ladders, one group per start; moves are Hamiltonian Monte Carlo with unit masses.
+    """
+
+    starts: Annotated[list[list[float]], Field(min_length=2)]
+    """Positions of all particles, or of one that stands for all."""
+    t_max: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    """In units of the density's own temperature."""
+    temperatures: Annotated[int, Field(ge=2)]
+    """Rungs, geometric from 1 to ``t_max``."""
+    ladders: Count = 16
+    """In every group."""
+    step: Positive = 0.1
+    """Of the leapfrog integrator, reduced units of time."""
+    leapfrog_steps: Count = 10
+    """In a trajectory; exchanges follow each."""
+    spacing: Count = 1
+    """Trajectories from one kept frame to the next."""
+    equilibration: Annotated[int, Field(ge=0)] = 0
+    """Trajectories before the first kept frame."""
 
 
 class DoubleWellParameters(_Model):
@@ -171,20 +197,34 @@ class OpenMMSpec(_Common):
         return self
 
 
-class DoubleWellSpec(_Common):
-    """The two-dimensional double well, at reduced temperature 1."""
+class _ToySpec(_Common):
+    """A density in reduced units, at temperature 1."""
 
-    kind: Literal["double_well"]
     parameters: DoubleWellParameters
     coordinates: Literal["identity"] = "identity"
     generate: ChainsSpec | None = None
+    replica_exchange: ToyLaddersSpec | None = None
 
     @property
     def temperature(self) -> float:
         return 1.0
 
 
-SystemSpec = OpenMMSpec | DoubleWellSpec
+class DoubleWellSpec(_ToySpec):
+    """The two-dimensional double well."""
+
+    kind: Literal["double_well"]
+
+
+class ManyWellSpec(_ToySpec):
+    """Independent copies of the double well: so many particles in the plane, each in its own."""
+
+    kind: Literal["many_well"]
+    copies: Count
+
+
+SystemSpec = OpenMMSpec | DoubleWellSpec | ManyWellSpec
+_KINDS = ("openmm", "double_well", "many_well")
 
 _ADAPTER: TypeAdapter[SystemSpec] = TypeAdapter(Annotated[SystemSpec, Field(discriminator="kind")])
 
@@ -216,13 +256,13 @@ def read_spec(path: Path) -> SystemSpec:
 
 def _describe(problem: Any) -> str:
     place = [str(part) for part in problem["loc"]]
-    if place and place[0] in ("openmm", "double_well"):  # the tag of the union is not a field of the file
+    if place and place[0] in _KINDS:  # the tag of the union is not a field of the file
         place = place[1:]
     message: str = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "union_tag_not_found":
         place, message = ["kind"], "Field required"
     elif problem["type"] == "union_tag_invalid":
-        place, message = ["kind"], f"must be 'openmm' or 'double_well', not {problem['ctx']['tag']!r}"
+        place, message = ["kind"], f"must be one of {', '.join(_KINDS)}, not {problem['ctx']['tag']!r}"
     elif problem["type"] == "extra_forbidden":
         message = "there is no such field"
     return f"{'.'.join(place)}: {message}" if place else message

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from bgdiff.errors import ConfigError, SystemDefinitionError
 from bgdiff.observable_spec import ObservableSpec
 from bgdiff.references import read_reference
-from bgdiff.system_spec import DifferenceSpec, OpenMMSpec, SystemSpec, TransformationSpec, read_spec
+from bgdiff.system_spec import (
+    DifferenceSpec,
+    ManyWellSpec,
+    OpenMMSpec,
+    SystemSpec,
+    TransformationSpec,
+    read_spec,
+)
 
 if TYPE_CHECKING:
     import mdtraj
@@ -131,11 +138,14 @@ class System:
                     f"{self.path / self.spec.topology}: has {atoms} atoms, but {self.spec.system} has "
                     f"{target.event_shape[0]} particles"
                 )
+        elif isinstance(self.spec, ManyWellSpec):
+            from bgdiff.targets.many_well import ManyWell
+
+            target = ManyWell(self.spec.copies, **self.spec.parameters.model_dump())
         else:
             from bgdiff.targets.double_well import DoubleWell
 
-            parameters = self.spec.parameters
-            target = DoubleWell(parameters.a, parameters.b, parameters.c)
+            target = DoubleWell(**self.spec.parameters.model_dump())
         self._check_observables(target.event_shape)
         return target
 
@@ -328,6 +338,8 @@ class System:
             content["system"] = hashlib.sha256((self.path / self.spec.system).read_bytes()).hexdigest()
         else:
             content["parameters"] = self.spec.parameters.model_dump()
+            if isinstance(self.spec, ManyWellSpec):
+                content["copies"] = self.spec.copies
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __repr__(self) -> str:

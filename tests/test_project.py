@@ -207,7 +207,14 @@ class TestDocuments:
 
     def test_guide_names_every_field(self) -> None:
         guide = (ROOT / "docs" / "your-own-system.md").read_text(encoding="utf-8")
-        models = ("OpenMMSpec", "DoubleWellSpec", "MDSpec", "ChainsSpec", "ReplicaExchangeSpec")
+        models = (
+            "OpenMMSpec",
+            "ManyWellSpec",
+            "MDSpec",
+            "ChainsSpec",
+            "ToyLaddersSpec",
+            "ReplicaExchangeSpec",
+        )
         fields = {field for model in models for field in getattr(system_spec, model).model_fields}
         assert sorted(field for field in fields if f"`{field}`" not in guide) == []
 

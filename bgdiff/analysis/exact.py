@@ -15,9 +15,9 @@ __all__ = ["exact_profiles"]
 def exact_profiles(system: "System") -> dict[str, ExactProfile]:
     """Exact profiles of a system's observables, in kT up to a constant; empty where none is known.
 
-    The two coordinates of the double well are independent, so each has its part of the energy.
+    The coordinates of the double well, and of many, are independent, so each has its part of the energy.
     """
-    if system.spec.kind != "double_well":
+    if system.spec.kind == "openmm":
         return {}
     parameters = system.spec.parameters
     # beyond this distance from the origin the energy is more than 30 kT above its minimum

@@ -111,7 +111,7 @@ def _advance(task: ChainTask, chain: int, chunk: int, state: Arrays | None) -> t
 
 def _claim(directory: Path, fingerprint: dict[str, Any]) -> None:
     path = make_directory(directory) / "settings.json"
-    fingerprint = json.loads(json.dumps(fingerprint))
+    fingerprint = json.loads(json.dumps(fingerprint), parse_constant=str)  # JSON lacks the infinities
     if not path.exists():
         write_json(path, fingerprint)
         return

@@ -26,7 +26,7 @@ __all__ = ["METHODS", "Method", "generate_data", "provenance_path"]
 
 Method = Literal["md", "parallel-tempering", "mala"]
 METHODS: tuple[Method, ...] = ("md", "parallel-tempering", "mala")
-"""Plain molecular dynamics and parallel tempering for molecules, MALA chains for toy densities."""
+"""Plain molecular dynamics for molecules, MALA chains for toy densities, parallel tempering for both."""
 
 _FRAMES = 50_000
 
@@ -46,7 +46,7 @@ def generate_data(
 
     - ``md``: plain molecular dynamics as the ``generate`` section says, deliberately short.
     - ``parallel-tempering``: frames of the equilibrium at the system's temperature, 1 ps apart in each of
-      many ladders, as the ``replica_exchange`` section says.
+      many ladders (for a toy density as far as it says), as the ``replica_exchange`` section says.
     - ``mala``: the chains on a toy density that its ``generate`` section asks for.
 
     Molecules run on the batched engine where it covers them, else on OpenMM. An interrupted generation
@@ -78,7 +78,7 @@ def generate_data(
     """
     molecular = isinstance(system.spec, OpenMMSpec)
     method = method or ("md" if molecular else "mala")
-    if (method == "mala") == molecular:
+    if method == ("mala" if molecular else "md"):
         kind = "a molecule" if molecular else "a toy density"
         raise ConfigError(f"method {method}: is not one for {kind} such as {system.name}")
     if frames is not None and (method != "parallel-tempering" or frames < 1):
@@ -93,6 +93,8 @@ def generate_data(
     processes = processes or os.cpu_count() or 1
     if method == "mala":
         record = _run_mala(system, out, seed, progress)
+    elif not molecular:
+        record = _run_toy_tempering(system, out, seed, processes, frames or _FRAMES, progress)
     else:
         with TemporaryDirectory() as folder:  # better now than after hours
             _write_trajectory(Path(folder) / out.name, system.structure[None], system)
@@ -177,7 +179,7 @@ def _run_tempering(
         for column, name in enumerate(task.observables)
     }
     draws["energy"] = np.concatenate([group["energy"][:, :, 0].T for group in groups])
-    settings = system.spec.replica_exchange  # type: ignore[union-attr]
+    settings = system.spec.replica_exchange
     assert settings is not None
     return {
         "method": "parallel tempering, frames of the lowest temperature",
@@ -194,17 +196,16 @@ def _run_tempering(
 
 def _run_mala(system: System, out: Path, seed: int, progress: Progress) -> dict[str, Any]:
     from bgdiff.data.mala import mala_chains
+    from bgdiff.data.toy_tempering import start_positions
 
     settings = system.spec.generate
     if not isinstance(settings, ChainsSpec):
         raise _nothing_said(system)
-    particles, dimensions = system.target.event_shape
-    starts = torch.tensor(settings.starts, dtype=torch.float64)
-    if starts.shape[1:] != (particles * dimensions,):
-        raise SystemDefinitionError(
-            f"{system.path}/system.yaml: generate.starts: each start needs {particles * dimensions} numbers"
-        )
-    starts = starts.repeat_interleave(settings.chains_per_start, dim=0).reshape(-1, particles, dimensions)
+    try:
+        starts = start_positions(settings.starts, system.target.event_shape)
+    except ValueError as error:
+        raise SystemDefinitionError(f"{system.path}/system.yaml: generate.starts: {error}") from error
+    starts = starts.repeat_interleave(settings.chains_per_start, dim=0)
     frames, acceptance = mala_chains(
         system.target,
         starts,
@@ -215,15 +216,52 @@ def _run_mala(system: System, out: Path, seed: int, progress: Progress) -> dict[
         generator=generator_for(seed, "mala"),
         progress=progress,
     )
-    with atomic_path(out) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, x=frames.flatten(0, 1).numpy().astype(np.float32))
+    _write_array(out, frames.flatten(0, 1).numpy())
     return {
         "method": "Metropolis-adjusted Langevin chains",
         "settings": settings.model_dump(mode="json"),
         "acceptance": acceptance,
         "chain_lengths": [settings.frames] * len(starts),
-        "versions": {"bgdiff": bgdiff.__version__, "torch": torch.__version__, "numpy": np.__version__},
+        "versions": _toy_versions(),
     }
+
+
+def _run_toy_tempering(
+    system: System, out: Path, seed: int, processes: int, frames: int, progress: Progress
+) -> dict[str, Any]:
+    from bgdiff.data.ladder_analysis import convergence, mixing
+    from bgdiff.data.toy_tempering import toy_ladder_task
+
+    task = toy_ladder_task(system, seed, frames)
+    groups = [
+        {key: concatenate(records, key) for key in records[0]}
+        for records in run_chains(task, _parts(out), processes, progress)
+    ]
+    x = np.concatenate([group["x"].swapaxes(0, 1) for group in groups])  # (ladders, n, N, D)
+    _write_array(out, x.reshape(-1, *x.shape[2:]))
+    draws = {
+        name: np.concatenate([group["observables"][:, :, column].T for group in groups])
+        for column, name in enumerate(task.observables)
+    }
+    draws["energy"] = np.concatenate([group["energy"].T for group in groups])
+    return {
+        "method": "parallel tempering, frames of the lowest temperature",
+        "settings": task.settings.model_dump(mode="json"),
+        "temperatures": task.temperatures,
+        "chain_lengths": [x.shape[1]] * len(x),
+        **mixing(groups),
+        "convergence": convergence(draws),
+        "versions": _toy_versions(),
+    }
+
+
+def _write_array(out: Path, x: NDArray[Any]) -> None:
+    with atomic_path(out) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, x=x.astype(np.float32))
+
+
+def _toy_versions() -> dict[str, str]:
+    return {"bgdiff": bgdiff.__version__, "torch": torch.__version__, "numpy": np.__version__}
 
 
 def _nothing_said(system: System) -> SystemDefinitionError:

@@ -64,7 +64,7 @@ def check(name: str, spec: MdtrajSpec, molecule: "Molecule") -> None:
                 f"{name}: column {spec.column} of mdtraj.{spec.function} is out of range; it has "
                 f"{table.shape[1]}, counted from 0"
             )
-    if not np.isfinite(table[:, spec.column]).all():
+    if not np.isfinite(evaluate(spec, molecule.structure[None], molecule.topology)).all():
         raise SystemDefinitionError(
             f"{name}: mdtraj.{spec.function} is not a finite number for the molecule's own structure"
         )
@@ -74,7 +74,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
     """What mdtraj computes from a trajectory, by name."""
     import mdtraj
 
-    found = {}
+    found: dict[str, Callable[..., Any]] = {}
     for module in (mdtraj.geometry, mdtraj):
         for name in dir(module):
             function = getattr(module, name)

@@ -22,7 +22,7 @@ from bgdiff.data.ladder_analysis import (
 from bgdiff.errors import ConfigError, DataError, SystemDefinitionError
 from bgdiff.io import make_directory, write_json
 from bgdiff.progress import Progress, silent
-from bgdiff.system_spec import DifferenceSpec, DoubleWellSpec
+from bgdiff.system_spec import DifferenceSpec, OpenMMSpec
 from bgdiff.systems import System
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def compute_reference(
     whatever their start, what the lowest temperature says without MBAR, how well the ladders mixed, averages
     at the lowest temperature, and the free energies of the temperatures. The
     batched engine makes exact HMC moves of all ladders of a group together; OpenMM runs one ladder per start
-    with Langevin dynamics. A double well is integrated numerically.
+    with Langevin dynamics. Double wells are integrated numerically.
 
     An interrupted calculation leaves its finished chunks in ``<out>.parts`` and is continued by the
     same call.
@@ -81,10 +81,10 @@ def compute_reference(
         StorageError: ``out`` cannot be written.
         SystemDefinitionError: the system does not say how.
     """
-    own = system.temperature
+    own, toy = system.temperature, not isinstance(system.spec, OpenMMSpec)
     if length_ns is not None and not 0 < length_ns < float("inf"):
         raise ConfigError(f"the length of a simulation must be positive, not {length_ns:g} ns")
-    if length_ns is not None and isinstance(system.spec, DoubleWellSpec):
+    if length_ns is not None and toy:
         raise ConfigError(f"system {system.name} is integrated, not simulated: it has no length")
     command = f"bgdiff reference {system.name} --seed {seed}"
     default = f"{system.name}-reference.json"
@@ -98,8 +98,11 @@ def compute_reference(
         command += f" --engine {engine}"
     out = new_file(default if out is None else out)
     parts = parts_of(out)
-    if isinstance(system.spec, DoubleWellSpec):
-        content = _integrate(system, progress)
+    if toy:
+        from bgdiff.data.quadrature import quadrature_reference
+
+        content = quadrature_reference(system)
+        progress(1, 1, "")
     else:
         from bgdiff.data.parallel_tempering import ladder_task
 
@@ -141,42 +144,6 @@ def parts_of(out: Path) -> Path:
     return out.with_name(out.name + ".parts")
 
 
-def _integrate(system: System, progress: Progress) -> dict[str, Any]:
-    import scipy
-
-    from bgdiff.targets.double_well import DoubleWell
-
-    target = system.target
-    assert isinstance(target, DoubleWell)
-
-    def log_z_of(basin: str) -> float:
-        terms = system.spec.basins[basin].terms
-        if len(terms) > 1 or system.spec.observables[terms[0].observable].component != (0, 0):
-            raise SystemDefinitionError(
-                f"{system.path}/system.yaml: basins.{basin}: only intervals of x can be integrated"
-            )
-        return float(np.logaddexp.reduce([target.log_z_interval(lo, hi) for lo, hi in terms[0].intervals]))
-
-    method = "adaptive quadrature"
-    differences = [
-        {
-            "name": item.name,
-            "initial": item.initial,
-            "final": item.final,
-            "value": log_z_of(item.initial) - log_z_of(item.final),
-            "std_error": 0.0,
-            "method": method,
-        }
-        for item in system.differences
-    ]
-    progress(1, 1, "")
-    return {
-        "free_energy_differences": differences,
-        "log_z": {"value": target.log_z(), "std_error": 0.0, "method": method},
-        "versions": {"bgdiff": bgdiff.__version__, "scipy": scipy.__version__},
-    }
-
-
 def _parallel_tempering(
     system: System, task: "TemperingTask", parts: Path, processes: int, progress: Progress, own: float
 ) -> dict[str, Any]:
@@ -198,7 +165,7 @@ def _parallel_tempering(
         for column, name in enumerate(names)
     }
     lowest["energy"] = np.concatenate([group["energy"][:, :, 0].T for group in groups])
-    settings = system.spec.replica_exchange  # type: ignore[union-attr]
+    settings = system.spec.replica_exchange
     assert settings is not None
     return {
         "free_energy_differences": [
