@@ -143,11 +143,11 @@ def twist_system(folder: Path) -> System:
     return load_system(twist_folder(folder))
 
 
-def twist_difference(scale: float = 1.0) -> float:
+def twist_difference(scale: float = 1.0, tilt: float = TILT) -> float:
     """F_cis - F_trans at ``scale`` · 300 K by quadrature; the torsion's volume element is flat."""
 
     def density(phi: float) -> float:
-        return float(np.exp(-(TILT * np.cos(phi) + FOLD * (1 - np.cos(2 * phi))) / scale))
+        return float(np.exp(-(tilt * np.cos(phi) + FOLD * (1 - np.cos(2 * phi))) / scale))
 
     cis, trans = (quad(density, lo, lo + np.pi)[0] for lo in (-np.pi / 2, np.pi / 2))
     return float(np.log(trans / cis))
@@ -164,6 +164,6 @@ def twist_log_z(
     one_bond = quad(lambda r: r**2 * np.exp(-beta * bond * (r - 0.15) ** 2 / 2), 0, 0.5, points=[0.15])[0]
     one_angle = quad(lambda x: np.sin(x) * np.exp(-beta * angle * (x - 1.9) ** 2 / 2), 0, np.pi)[0]
     torsion = quad(
-        lambda phi: np.exp(-scale * (tilt * np.cos(phi) + FOLD * (1 - np.cos(2 * phi)))), -np.pi, np.pi
+        lambda phi: np.exp(-scale * (tilt * (1 + np.cos(phi)) + FOLD * (1 - np.cos(2 * phi)))), -np.pi, np.pi
     )[0]
     return float(3 * np.log(one_bond) + 2 * np.log(one_angle) + np.log(torsion))
