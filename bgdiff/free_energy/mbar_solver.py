@@ -87,10 +87,10 @@ def neighbour_guess(energy: Array, counts: Counts, most: int = 500) -> Array:
         rows = [starts[k] + np.linspace(0, counts[k] - 1, min(most, counts[k])).astype(int) for k in (a, b)]
         forward = energy[b, rows[0]] - energy[a, rows[0]]
         reverse = energy[a, rows[1]] - energy[b, rows[1]]
-        step = bennett_root(forward, reverse)
-        if not math.isfinite(step):
-            step = 0.5 * (float(np.median(forward)) - float(np.median(reverse)))
-        guess[b] = guess[a] + (step if math.isfinite(step) else 0.0)
+        with np.errstate(invalid="ignore"):
+            middle = 0.5 * (float(np.median(forward)) - float(np.median(reverse)))
+        step = bennett_root(forward, reverse, middle if math.isfinite(middle) else 0.0)
+        guess[b] = guess[a] + next((one for one in (step, middle) if math.isfinite(one)), 0.0)
     return guess
 
 

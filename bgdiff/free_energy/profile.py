@@ -150,8 +150,10 @@ def _sums_by_unit(
 def _replicates(inside: csr_array, total: Array, repeats: int, seed: int) -> Array:
     """Probabilities (repeats, B) of resampled units."""
 
+    by_bin = inside.T.tocsr()
+
     def statistic(rows: list[NDArray[np.intp]]) -> Array:
         drawn = np.bincount(rows[0], minlength=total.size).astype(np.float64)
-        return np.asarray(inside.T @ drawn / (drawn @ total))
+        return np.asarray(by_bin @ drawn / (drawn @ total))
 
     return block_bootstrap(statistic, [np.arange(total.size)], repeats, seed)
