@@ -15,7 +15,7 @@ from bgdiff.errors import SystemDefinitionError
 from bgdiff.systems import list_systems, load_system
 from bgdiff.targets.base import Target
 
-SHIPPED = ["alanine_dipeptide_obc1", "alanine_dipeptide_vacuum", "double_well"]
+SHIPPED = ["alanine_dipeptide_obc1", "alanine_dipeptide_vacuum", "double_well", "many_well_32"]
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_an_unknown_system_is_refused_with_a_suggestion():
     [
         ("temperature: 300.0 ", "temperature: -3 ", "temperature: Input should be greater than 0"),
         ("temperature: 300.0 ", "temperature: warm ", "temperature: Input should be a valid number"),
-        ("kind: openmm", "kind: gromacs", "kind: must be 'openmm' or 'double_well', not 'gromacs'"),
+        ("kind: openmm", "kind: gromacs", "kind: must be one of openmm, double_well, many_well, not 'gromacs'"),
         ("kind: openmm", "sort: openmm", "kind: Field required"),
         ("coordinates: internal", "colour: red", "colour: there is no such field"),
         ("[[0, 130]]", "[[0, blue]]", "basins.phi_positive.intervals.0.1"),
@@ -186,6 +186,7 @@ def test_provenance_of_the_shipped_files():
         system = load_system(name)
         provenance = json.loads((system.path / system.spec.data.provenance).read_text())
         assert provenance["ensemble_digest"] == system.ensemble_digest
-        assert type(system.spec.generate).model_validate(provenance["settings"]) == system.spec.generate
+        settings = system.spec.generate or system.spec.replica_exchange
+        assert type(settings).model_validate(provenance["settings"]) == settings
         assert provenance["command"].startswith(f"bgdiff data generate {name}")
         assert system.data_path.stat().st_size <= 16e6
