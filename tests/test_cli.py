@@ -378,6 +378,24 @@ class TestData:
         assert value == "ΔF(left → right) / kT = 2.629384 (exact)"
         assert written == f"wrote {tmp_path / 'reference.json'}"
 
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--to", "double_well"], "double_well: there is no difference"),
+            (["--to", "alanine_dipeptide_vacuum"], "double_well is not a molecule"),
+            (["--to-temperature", "340"], "Invalid value for --to-temperature: needs --to OTHER"),
+            (["--temperature", "340"], "double_well is in reduced units"),
+            (["--length-ns", "1"], "double_well is integrated, not simulated"),
+        ],
+    )
+    def test_references_that_make_no_sense(
+        self, call: Call, tmp_path: Path, arguments: list[str], message: str
+    ) -> None:
+        outcome = call("reference", "double_well", "--out", tmp_path / "reference.json", *arguments)
+        assert outcome.code == 2
+        assert message in outcome.said
+        assert not list(tmp_path.iterdir())
+
 
 class Clock:
     def __init__(self) -> None:
