@@ -35,10 +35,10 @@ def require_support(energy: Array, counts: NDArray[np.int64]) -> None:
     reached = np.add.reduceat(finite[sampled], starts, axis=1, dtype=np.int64) > 0
     n_groups, group = connected_components(reached.T, directed=True, connection="strong")
     if n_groups > 1:
-        parts = [sampled[group == one] for one in range(n_groups)]
+        first = group == group[0]
         raise NoOverlapError(
-            f"states {_numbers(parts[0])} and {_numbers(np.concatenate(parts[1:]))} do not connect: the "
-            "samples of one side have infinite energy on the other; put states between them"
+            f"states {_numbers(sampled[first])} and {_numbers(sampled[~first])} do not connect: the samples "
+            "of one side have infinite energy on the other; put states between them"
         )
 
 
@@ -73,10 +73,12 @@ def require_connection(shared: Array, counts: NDArray[np.int64]) -> None:
     inside = group == group[0]
     gap = among[np.ix_(inside, ~inside)]
     i, j = np.unravel_index(gap.argmax(), gap.shape)
+    why = "no sample of one side could be of the other"
+    if gap[i, j] > 0:
+        why = f"the nearest, {sampled[inside][i]} and {sampled[~inside][j]}, share {gap[i, j]:.2g} samples"
     raise NoOverlapError(
-        f"states {_numbers(sampled[inside])} and {_numbers(sampled[~inside])} do not connect: the "
-        f"nearest, {sampled[inside][i]} and {sampled[~inside][j]}, share {gap.max():.2g} samples; put states "
-        "between them"
+        f"states {_numbers(sampled[inside])} and {_numbers(sampled[~inside])} do not connect: {why}; put "
+        "states between them"
     )
 
 

@@ -2,8 +2,8 @@
 
 import logging
 import math
+from copy import deepcopy
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 _OUTSIDE = 1e6  # kT above the lowest energy of a sample, in place of +inf: its weight underflows to zero
-_WARM: tuple[dict[str, Any], ...] = ({"method": "adaptive", "options": {"min_sc_iter": 0}},)
+_ITERATIONS = 200  # Newton's method needs tens; where states hardly connect, none are enough
 
 CONVERGED = 1e-6
 """kT; the longest Newton step that may be left at a solution."""
@@ -117,19 +117,29 @@ def solve(energy: Array, counts: Counts, guess: Array) -> tuple[Array, float, st
 
 def resolve(energy: Array, counts: Counts, guess: Array) -> Array:
     """Free energies (K,) of a resample, from those of all samples; nan if the solver does not converge."""
-    found = _run(energy, counts, guess, _WARM)
+    found = _run(energy, counts, guess, "bootstrap")
     if newton_step(energy, counts, found) < CONVERGED:
         return found
     return np.full(counts.size, np.nan)
 
 
-def _run(energy: Array, counts: Counts, guess: Array, protocol: str | tuple[dict[str, Any], ...]) -> Array:
-    """pymbar's solution; nan if it raises."""
+def _run(energy: Array, counts: Counts, guess: Array, protocol: str) -> Array:
+    """pymbar's solution by one of its protocols; nan if it raises."""
+    library = pymbar()
+    # a copy, since pymbar writes into what it is given
+    steps = deepcopy(getattr(library.mbar_solvers, f"{protocol.upper()}_SOLVER_PROTOCOL"))
+    for step in steps:
+        step.setdefault("options", {})["maxiter"] = _ITERATIONS
     with quietly() as remarks:
         try:
-            return np.array(
-                pymbar().MBAR(energy, counts, initial_f_k=guess.copy(), solver_protocol=protocol).f_k
+            solved = library.MBAR(
+                energy,
+                counts,
+                initial_f_k=guess.copy(),
+                solver_protocol=steps,
+                maximum_iterations=_ITERATIONS,
             )
+            return np.array(solved.f_k)
         except Exception as error:  # pymbar, scipy and numpy.linalg each raise their own
             remarks.append(f"{type(error).__name__}: {error}")
             return np.full(counts.size, np.nan)
