@@ -18,7 +18,6 @@ __all__ = [
     "Molecule",
     "Observable",
     "angle",
-    "compute_observable",
     "dihedral",
     "in_all",
     "in_intervals",
@@ -170,11 +169,6 @@ def make_observable(
         check(name, spec.mdtraj, molecule)
     reference = _reference(name, spec, molecule) if spec.rmsd else None
     return Observable(spec, molecule.topology, reference)
-
-
-def compute_observable(spec: ObservableSpec, x: Array) -> Array:
-    """Values ``(B,)`` of an observable that needs no topology."""
-    return Observable(spec)(x)
 
 
 def in_intervals(values: Array, intervals: Sequence[Interval], *, degrees: bool = False) -> NDArray[np.bool_]:
