@@ -62,9 +62,14 @@ def free_energy(
             show_default="those of the run",
         ),
     ] = None,
-    rungs: Annotated[
-        bool, typer.Option(help="Sample the rungs, for MBAR and integration over them; takes a while.")
-    ] = True,
+    rung_samples: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=10**6,
+            help="Samples of every rung, for MBAR and integration over the rungs; 0: leave these out.",
+        ),
+    ] = 2000,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of all random numbers.", show_default="that of the run")
     ] = None,
@@ -90,7 +95,7 @@ def free_energy(
             profiles=tuple(profile or ()),
             bootstrap=bootstrap,
             frames=frames,
-            rungs=rungs,
+            rung_samples=rung_samples,
             seed=seed,
             out=out,
         )

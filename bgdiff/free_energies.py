@@ -17,11 +17,15 @@ from bgdiff.progress import Progress, silent
 if TYPE_CHECKING:
     from bgdiff.analysis.free_energy_results import FreeEnergies
 
-__all__ = ["Request", "free_energies"]
+__all__ = ["LEAST_RUNG_SAMPLES", "Request", "free_energies"]
 
 _LOG = logging.getLogger(__name__)
 
 Stages = Callable[[str], AbstractContextManager[Progress]]
+
+
+LEAST_RUNG_SAMPLES = 400
+"""Fewer would make populations too small for resampling."""
 
 
 def _unseen(name: str) -> AbstractContextManager[Progress]:
@@ -39,7 +43,7 @@ class Request:
         profiles: variables, as :mod:`bgdiff.variables` reads them.
         bootstrap: resamplings for the errors; 0: asymptotic ones.
         frames: held-out frames to walk up the ladder, if more than the run has.
-        rungs: whether to sample the rungs.
+        rung_samples: of every rung, for MBAR and integration over the rungs; 0: none are drawn.
         seed: of the bootstrap and of what is drawn; the run's by default.
         out: JSON file.
     """
@@ -50,13 +54,17 @@ class Request:
     profiles: tuple[str, ...] = ()
     bootstrap: int = 0
     frames: int | None = None
-    rungs: bool = True
+    rung_samples: int = 2000
     seed: int | None = None
     out: Path | None = None
 
     def __post_init__(self) -> None:
         if self.bootstrap < 0 or self.bootstrap == 1:
             raise ConfigError(f"--bootstrap {self.bootstrap}: expected 0 or at least 2 resamplings")
+        if 0 < self.rung_samples < LEAST_RUNG_SAMPLES:
+            raise ConfigError(
+                f"--rung-samples {self.rung_samples}: expected 0 or at least {LEAST_RUNG_SAMPLES}"
+            )
         for value in self.temperatures:
             if not 0 < value < float("inf"):
                 raise ConfigError(f"--temperature {value:g}: must be positive")

@@ -17,16 +17,19 @@ from bgdiff.free_energy.perturbation import kish
 from bgdiff.free_energy.pooling import PooledSets, WeightedSet
 from bgdiff.free_energy_samples import SampleSet
 
-__all__ = ["Found", "Repeats", "corrected_difference", "corrected_log_z", "pooled_difference", "pooled_log_z"]
+__all__ = [
+    "POOLED",
+    "Found",
+    "Repeats",
+    "corrected_difference",
+    "corrected_log_z",
+    "pooled_difference",
+    "pooled_log_z",
+]
 
 Mask = NDArray[np.bool_]
 Masks = tuple[Mask, Mask]
 
-_NAMES = {
-    "walks down": "importance sampling",
-    "populations": "sequential Monte Carlo",
-    "chains": "Markov chains",
-}
 POOLED = "all rounds pooled"
 
 
@@ -139,7 +142,7 @@ def _pooled(sets: Sequence[SampleSet], estimate: Estimate) -> Candidate:
 
 
 def _candidate(samples: SampleSet, estimate: Estimate) -> Candidate:
-    return Candidate(_NAMES.get(samples.name, samples.name), estimate, {samples.name: len(samples)})
+    return Candidate(samples.estimator, estimate, {samples.name: len(samples)})
 
 
 def _bootstrapped(

@@ -67,6 +67,12 @@ class SampleSet:
             yield self.coordinates.to_x(z)[0].numpy()
 
     @property
+    def estimator(self) -> str:
+        """What it is called to estimate from these samples alone."""
+        names = {"populations": "sequential Monte Carlo", "chains": "Markov chains"}
+        return names.get(self.name, "importance sampling")
+
+    @property
     def unit(self) -> NDArray[np.int64] | None:
         """``(n,)`` numbers of the independent units: families or chains; None if every sample is one."""
         if self.n_chains:

@@ -1,20 +1,17 @@
-"""The work behind ``bgdiff free-energy``: which estimates make up which quantity, and their record."""
+"""The work behind ``bgdiff free-energy``: which estimates make up which quantity."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import bgdiff
-from bgdiff.analysis.free_energy_results import (
-    EstimateRecord,
-    FreeEnergies,
-    JudgementRecord,
-    Missing,
-    Quantity,
-)
-from bgdiff.analysis.results import z_score
-from bgdiff.free_energy.judgement import ENOUGH, LEAST_FRACTION, LEAST_OVERLAP, LEVEL, judge
+from bgdiff.analysis.free_energy_results import FreeEnergies, ProfileRecord, Quantity, TemperaturePoint
+from bgdiff.errors import DataError
+from bgdiff.free_energy.judgement import ENOUGH, LEAST_FRACTION, LEAST_OVERLAP, LEVEL
+from bgdiff.free_energy_conditions import at_another_temperature, profile_along
 from bgdiff.free_energy_estimates import (
     POOLED,
     Found,
@@ -24,15 +21,22 @@ from bgdiff.free_energy_estimates import (
     pooled_difference,
     pooled_log_z,
 )
+from bgdiff.free_energy_paths import PATH_BAR, REVERSE, PathSides, cells
+from bgdiff.free_energy_records import quantity_record
 from bgdiff.free_energy_regions import Measured, RegionPair
+from bgdiff.free_energy_rungs import INTEGRATION, LEARNED, MBAR, RungStudy
 from bgdiff.free_energy_samples import RunSamples, SampleSet, UpWalks
 from bgdiff.regions import Region, parse_region
+from bgdiff.variables import variable_named
 
 if TYPE_CHECKING:
     from bgdiff.free_energies import Request, Stages
+    from bgdiff.observable_spec import ObservableSpec
     from bgdiff.run import Run
 
-__all__ = ["Tasks", "record"]
+__all__ = ["Tasks"]
+
+_NO_RUNGS = "the rungs were not sampled; ask for it with --rung-samples"
 
 
 class Tasks:
@@ -49,12 +53,13 @@ class Tasks:
     def all(self) -> FreeEnergies:
         """Everything that is asked for."""
         system = self.run.system
-        quantities = [
-            self.difference(*self._regions(spec.initial, spec.final), spec.name)
-            for spec in system.differences
-        ]
+        # whatever cannot be read is refused before anything is drawn
+        pairs = [(one.name, one.initial, one.final) for one in system.differences]
         if self.request.between is not None:
-            quantities.append(self.difference(*self._regions(*self.request.between), "between"))
+            pairs.append(("between", *self.request.between))
+        regions = [(key, parse_region(a, system), parse_region(b, system)) for key, a, b in pairs]
+        variables = [variable_named(one, system.spec.observables) for one in self.request.profiles]
+        quantities = [self.difference(initial, final, key) for key, initial, final in regions]
         quantities.append(self.log_z())
         return FreeEnergies(
             bgdiff_version=bgdiff.__version__,
@@ -69,6 +74,9 @@ class Tasks:
                 "false_alarms": LEVEL,
             },
             quantities=quantities,
+            temperatures=[self.temperature(one) for one in self.request.temperatures],
+            profiles=[self.profile(name, spec) for name, spec in variables],
+            rungs=None if self.rungs is None else self.rungs.record(),
             warnings=self.warnings,
         )
 
@@ -79,44 +87,134 @@ class Tasks:
             return self.samples.up(self.request.frames, progress)
 
     @cached_property
+    def rungs(self) -> RungStudy | None:
+        """Samples of the rungs; None if they are not wanted."""
+        if not self.request.rung_samples:
+            return None
+        return RungStudy(
+            self.run, self.samples.generator, self.request.rung_samples, self.repeats, self.stages
+        )
+
+    @cached_property
     def sets(self) -> list[SampleSet]:
         """The corrected samples, and the walks of all rounds before."""
         return [self.samples.corrected, *self.samples.rounds]
 
     def difference(self, initial: Region, final: Region, key: str) -> Quantity:
         """F(final) - F(initial)."""
-        everything = list(self.sets)
-        walks = self.samples.walks
-        if walks is not None and walks.name not in {one.name for one in everything}:
-            everything.append(walks)
-        pair = RegionPair(initial, final, self.measured, everything, self.frames)
-        found = Found()
-        corrected = self.samples.corrected
+        corrected, walks = self.samples.corrected, self.samples.walks
+        others = [] if walks is None or walks is corrected else [walks]
+        pair = RegionPair(initial, final, self.measured, [*self.sets, *others], self.frames)
+        found, works = Found(), []
         found.attempt(
-            "importance sampling",
+            corrected.estimator,
             lambda: corrected_difference(corrected, pair.masks[corrected.name], pair.names, self.repeats),
         )
         if self.samples.rounds:
             found.attempt(POOLED, lambda: pooled_difference(self.sets, pair.masks, pair.names, self.repeats))
-        title = f"ΔF({initial.name} → {final.name})"
-        reference = self._reference(initial, final)
-        return record(
-            found, key=key, kind="difference", title=title, initial=initial.name, final=final.name,
-            reference=reference,
-        )  # fmt: skip
+        if self._has_paths(found) and walks is not None:
+            down, up = (
+                np.where(first, 0, np.where(second, 1, -1))
+                for first, second in (pair.masks[walks.name], pair.frames)
+            )
+            try:
+                paths = PathSides(walks, self.frames, pair.names, down, up, self.repeats)
+                paths.difference(found, *pair.names)
+                works = [paths.works(name) for name in pair.names if paths.has_both(name)]
+            except DataError as problem:
+                found.missing |= {PATH_BAR: str(problem), REVERSE: str(problem)}
+        rungs = self.rungs
+        if rungs is None:
+            found.missing[MBAR] = _NO_RUNGS
+        else:
+            found.attempt(MBAR, lambda: rungs.difference(initial, final))
+        return quantity_record(
+            found,
+            key=key,
+            kind="difference",
+            title=f"ΔF({initial.name} → {final.name})",
+            initial=initial.name,
+            final=final.name,
+            reference=self._reference(initial, final),
+            works=works,
+        )
 
     def log_z(self) -> Quantity:
         """log Z of the target."""
-        found = Found()
-        corrected = self.samples.corrected
-        found.attempt("importance sampling", lambda: corrected_log_z(corrected, self.repeats))
+        found, works = Found(), []
+        corrected, walks = self.samples.corrected, self.samples.walks
+        found.attempt(corrected.estimator, lambda: corrected_log_z(corrected, self.repeats))
         if self.samples.rounds:
             found.attempt(POOLED, lambda: pooled_log_z(self.sets, self.repeats))
-        reference = self.run.system.reference.get("log_z")
-        return record(found, key="log_z", kind="log_z", title="log Z", reference=reference)
+        if self._has_paths(found) and walks is not None:
+            try:
+                paths = self._whole(walks)
+                paths.log_z(found)
+                works = [paths.works()]
+            except DataError as problem:
+                found.missing |= {PATH_BAR: str(problem), REVERSE: str(problem)}
+        if self.rungs is None:
+            found.missing |= dict.fromkeys((MBAR, INTEGRATION, LEARNED), _NO_RUNGS)
+        else:
+            found.attempt(MBAR, self.rungs.log_z)
+            found.attempt(INTEGRATION, self.rungs.integrated_log_z)
+            found.attempt(LEARNED, self.rungs.learned_log_z)
+        return quantity_record(
+            found,
+            key="log_z",
+            kind="log_z",
+            title="log Z",
+            reference=self.run.system.reference.get("log_z"),
+            works=works,
+            notes=[_convention(self.run.system.spec.coordinates)],
+        )
 
-    def _regions(self, initial: str, final: str) -> tuple[Region, Region]:
-        return parse_region(initial, self.run.system), parse_region(final, self.run.system)
+    def temperature(self, value: float) -> TemperaturePoint:
+        """What holds at another temperature."""
+        system, samples = self.run.system, self.samples.corrected
+        basins = {
+            name: self.measured.mask(samples, parse_region(name, system)) for name in system.spec.basins
+        }
+        differences = {
+            f"ΔF({one.initial} → {one.final})": (basins[one.initial], basins[one.final])
+            for one in system.differences
+        }
+        return at_another_temperature(samples, system.temperature, value, differences, basins, self.repeats)
+
+    def profile(self, name: str, spec: "ObservableSpec") -> ProfileRecord:
+        """Free energy along a variable."""
+        samples = self.samples.corrected
+        values = self.measured.of(samples, {name: spec})[name]
+        molecule = self.run.system.spec.kind == "openmm"
+        return profile_along(samples, name, spec, values, self.repeats, molecule=molecule)
+
+    def _has_paths(self, found: Found) -> bool:
+        """Whether there are walks of both directions; if not, say why."""
+        reason = ""
+        if self.samples.walks is None:
+            reason = (
+                f"the run's samples ({self.samples.corrected.name}) are no independent walks down the ladder"
+            )
+        elif not len(self.frames):
+            reason = "no held-out frames were walked up; draw some with --frames"
+        if reason:
+            found.missing |= {PATH_BAR: reason, REVERSE: reason}
+        return not reason
+
+    def _whole(self, walks: SampleSet) -> PathSides:
+        """Walks of both directions in the cells that the system's basins make."""
+        system = self.run.system
+        basins = [parse_region(name, system) for name in system.spec.basins]
+        masks = {
+            basin.name: [
+                self.measured.mask(walks, basin),
+                self.measured.mask_of_frames(self.frames, basin),
+            ]
+            for basin in basins
+        }
+        nowhere = [np.full(len(walks), -1), np.full(len(self.frames), -1)]
+        names, (down, up) = cells(masks) if masks else ([], nowhere)
+        return PathSides(walks, self.frames, names, down, up, self.repeats)
 
     def _reference(self, initial: Region, final: Region) -> Mapping[str, Any] | None:
         for one in self.run.system.reference.get("free_energy_differences") or []:
@@ -131,62 +229,14 @@ class Tasks:
         return {**asked, "seed": self.repeats.seed, "frames": len(self.frames)}
 
 
-def record(
-    found: Found,
-    *,
-    key: str,
-    kind: Any,
-    title: str,
-    initial: str | None = None,
-    final: str | None = None,
-    reference: Mapping[str, Any] | None = None,
-    notes: list[str] | None = None,
-) -> Quantity:
-    """Judge the estimates of a quantity and write everything down."""
-    judgement = judge(found.candidates)
-    value, error = (reference or {}).get("value"), (reference or {}).get("std_error")
-    estimates = [
-        EstimateRecord(
-            estimator=one.name,
-            value=one.estimate.value,
-            std_error=one.estimate.std_error,
-            n_eff=one.estimate.n_eff,
-            overlap=one.estimate.overlap,
-            method=one.estimate.method,
-            two_sided=one.two_sided,
-            exact=one.exact,
-            samples=dict(one.samples),
-            problem=judgement.problems[one.name].reason if one.name in judgement.problems else None,
-            diagnostics=dict(one.estimate.diagnostics),
-            z_score=z_score(one.estimate.value, one.estimate.std_error, value, error),
+def _convention(coordinates: str) -> str:
+    """What is integrated over, in words."""
+    left_out = "momenta and the symmetry number are left out"
+    if coordinates == "internal":
+        return (
+            "Integral of exp(−u) over positions in nm, per unit volume of translation and per radian³ of "
+            f"rotation (add log(8π² V) for all positions in a volume V); {left_out}."
         )
-        for one in found.candidates
-    ]
-    quoted = next((one for one in estimates if one.estimator == judgement.quoted), None)
-    return Quantity(
-        key=key,
-        kind=kind,
-        title=title,
-        initial=initial,
-        final=final,
-        value=None if quoted is None else quoted.value,
-        std_error=None if quoted is None else quoted.std_error,
-        estimates=estimates,
-        missing=[Missing(estimator=name, reason=reason) for name, reason in found.missing.items()],
-        judgement=JudgementRecord(
-            quoted=judgement.quoted,
-            consistent=judgement.consistent,
-            verdict=judgement.verdict,
-            advice=list(judgement.advice),
-            chi_square=judgement.chi_square,
-            degrees_of_freedom=judgement.degrees_of_freedom,
-            p_value=judgement.p_value,
-            alarms=list(judgement.alarms),
-            more_samples=judgement.more_samples,
-        ),
-        reference=value,
-        reference_std_error=error,
-        reference_method=(reference or {}).get("method"),
-        z_score=None if quoted is None else quoted.z_score,
-        notes=notes or [],
-    )
+    if coordinates == "mean_free":
+        return f"Integral of exp(−u) over positions with the centroid fixed; {left_out}."
+    return "Integral of exp(−u) over all coordinates, in reduced units."

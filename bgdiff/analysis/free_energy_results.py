@@ -114,6 +114,8 @@ class JudgementRecord(_Model):
 class Histogram(_Model):
     """Works of paths between prior and target, as shares of the walks in each bin."""
 
+    label: str
+    """The region, or what else tells it from others."""
     edges: list[float]
     """Of the bins, kT."""
     forward: list[float]
@@ -187,6 +189,8 @@ class TemperaturePoint(_Model):
     """Effective samples left at this temperature."""
     overlap: Number
     """Share of the samples that is."""
+    change: EstimateRecord | None
+    """F(T')/kT' - F(T)/kT of the whole system, without momenta; null if refused."""
     differences: list[EstimateRecord]
     """ΔF of each of the system's differences at this temperature, in its own kT; ``estimator`` names it."""
     averages: list[Average]
@@ -203,19 +207,21 @@ class ProfileRecord(_Model):
     periodic: bool
     """The variable is an angle."""
     confidence: float
-    """Of the band, at every bin by itself."""
+    """Probability with which the band covers the whole curve at once."""
     edges: list[float]
     """Of the bins."""
     free_energy: list[Number]
     """-ln of the density in each bin, the lowest bin at 0; null where nothing was sampled, kT."""
     std_error: list[Number]
-    """Of the difference to the lowest bin, kT."""
+    """Of each bin by itself, kT."""
     low: list[Number]
     """Lower end of the band, kT."""
     high: list[Number]
     """Its upper end, kT."""
-    n_eff: Number
-    """Effective samples behind the whole profile."""
+    n_eff: list[Number]
+    """Effective samples in each bin."""
+    outside: Number
+    """Share of the weight outside of all bins."""
     refused: str | None = None
     """Why there is none."""
 

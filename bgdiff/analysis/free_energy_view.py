@@ -20,6 +20,7 @@ from bgdiff.analysis.text import count, fraction, kt_in_kj_per_mol, two_decimals
 
 __all__ = ["answer", "free_energies_view", "learned_against_mbar"]
 
+_ACROSS = 3
 _GOOD, _BAD, _DOUBT = ("✓", "green"), ("✗", "bold red"), ("!", "yellow")
 
 
@@ -117,36 +118,36 @@ def _note(estimate: EstimateRecord, quoted: bool) -> str:
 
 
 def _temperatures(points: list[TemperaturePoint], kelvin: bool) -> Iterator[RenderableType]:
-    names = list(dict.fromkeys(d.estimator for point in points for d in point.differences))
-    others = list(dict.fromkeys(a.name for point in points for a in point.averages))
-    table = _table(Text("Other temperatures", style="bold"))
-    table.add_column("T / K" if kelvin else "T", justify="right", no_wrap=True)
-    table.add_column("n_eff", justify="right", no_wrap=True)
-    table.add_column("overlap", justify="right", no_wrap=True)
-    for name in names:
-        table.add_column(f"{name} / kT", justify="right")
-    for name in others:
-        table.add_column(name, justify="right", overflow="fold")
-    for point in points:
-        row = [f"{point.temperature:g}", "–" if point.n_eff is None else count(point.n_eff)]
-        row.append(fraction(point.overlap))
-        differences = {one.estimator: one for one in point.differences}
-        averages = {one.name: one for one in point.averages}
-        row += [
-            "refused" if one is None or one.problem else with_error(one.value, one.std_error)
-            for one in map(differences.get, names)
-        ]
-        row += [
-            "refused" if a is None else with_error(a.value, a.std_error) for a in map(averages.get, others)
-        ]
-        table.add_row(*row, style="dim" if point.refused else "")
-    yield table
+    """Quantities in rows, temperatures in columns, a few to a table."""
+    unit = " K" if kelvin else ""
+    reached = [point for point in points if not point.refused]
+    for start in range(0, len(reached), _ACROSS):
+        shown = reached[start : start + _ACROSS]
+        table = _table(Text("At other temperatures", style="bold"))
+        table.add_column("", overflow="fold")
+        for point in shown:
+            table.add_column(f"{point.temperature:g}{unit}", justify="right", no_wrap=True)
+        table.add_row("effective samples", *(count(point.n_eff or 0) for point in shown))
+        table.add_row("overlap with the run", *(fraction(point.overlap) for point in shown))
+        for i, one in enumerate(shown[0].differences):
+            cells = [point.differences[i] for point in shown]
+            values = ("refused" if c.problem else with_error(c.value, c.std_error) for c in cells)
+            table.add_row(f"{one.estimator} / kT", *values, style="bold")
+        for i, average in enumerate(shown[0].averages):
+            name = average.name if average.unit == "fraction" else f"{average.name} / {average.unit}"
+            averages = (point.averages[i] for point in shown)
+            table.add_row(name, *(with_error(a.value, a.std_error) for a in averages))
+        changes = [point.change for point in shown]
+        table.add_row(
+            "F/kT − F/kT(run)", *("–" if c is None else with_error(c.value, c.std_error) for c in changes)
+        )
+        yield table
     for point in points:
         if point.refused:
-            yield _marked(_BAD, f"{point.temperature:g}{' K' if kelvin else ''}: {point.refused}")
+            yield _marked(_BAD, f"refused: {point.refused}")
         for one in point.differences:
-            if one.problem and not point.refused:
-                yield _marked(_BAD, f"{point.temperature:g}, {one.estimator}: {one.problem}")
+            if one.problem:
+                yield _marked(_BAD, f"{point.temperature:g}{unit}, {one.estimator} refused: {one.problem}")
 
 
 def _profile(profile: ProfileRecord) -> Iterator[RenderableType]:
@@ -167,8 +168,8 @@ def _profile(profile: ProfileRecord) -> Iterator[RenderableType]:
         table.add_row(name, two_decimals((left + right) / 2), with_error(value, error))
     yield table
     yield _indented(
-        f"{count(len(known))} of {count(len(profile.free_energy))} bins filled; band: "
-        f"{100 * profile.confidence:.0f} % confidence; all bins are in the file and in the figure",
+        f"{count(len(known))} of {count(len(profile.free_energy))} bins filled; the "
+        f"{100 * profile.confidence:.0f} % band of the whole curve is in the file and in the figure",
         "dim",
     )
 
@@ -186,7 +187,7 @@ def _extremes(
         values = [other[0] for other in around]
         if one[0] <= min(values):
             yield "minimum", *one
-        elif one[0] >= max(values) and one[1] is not None and one[1] < 1:
+        elif one[0] >= max(values) and one[1] is not None and one[1] < 0.5:
             yield "maximum", *one
 
 

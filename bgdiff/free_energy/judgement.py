@@ -16,6 +16,11 @@ there is nothing to test leave their share to the others):
 3. forward against reverse, for each two-sided estimate that has both (``disagreement_z`` of its diagnostics),
    at 1/m of the share for m estimates.
 
+Some estimates rest on an *assumption* besides, such as that data are in equilibrium within regions. If a
+test fails, but the estimates without assumptions pass the same tests among themselves, at least two of them
+sharing no samples, then these are to be believed: one of them is quoted, and it is told that the assumption
+does not hold. Otherwise nothing is quoted.
+
 Thresholds. ``ENOUGH`` effective samples give a standard error that is itself known to 1/√(2·ENOUGH), about
 10 %. ``LEAST_OVERLAP`` is the limit for neighbours in the overlap matrix of Klimovich, Shirts & Mobley; below
 ``LEAST_FRACTION`` of effective samples, a one-sided estimate rests on the tail of its samples.
@@ -26,7 +31,7 @@ Pohorille, Jarzynski & Chipot, J. Phys. Chem. B 114, 10235 (2010), on forward ag
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from bgdiff.errors import ConfigError
@@ -61,6 +66,7 @@ class Candidate:
         samples: number of samples by the name of each set it uses; sets are told apart by their names.
         two_sided: it uses samples of both ensembles that it connects.
         exact: in the limit of many samples it is right whatever was learned.
+        assumes: what must hold for that, in words; empty if nothing must.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Candidate:
     samples: Mapping[str, int] = field(default_factory=dict)
     two_sided: bool = False
     exact: bool = True
+    assumes: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,22 +139,84 @@ def judge(
     problems = {
         candidate.name: problem
         for candidate in candidates
-        if (problem := _problem(candidate, enough, least_overlap, least_fraction)) is not None
+        if candidate.exact
+        and (problem := _problem(candidate, enough, least_overlap, least_fraction)) is not None
     }
     sufficient = [c for c in candidates if c.exact and c.name not in problems]
     if not sufficient:
         return _insufficient(candidates, problems)
-    independent = _independent(sufficient)
-    pairs = [(a, b) for a, b in combinations(sufficient, 2) if _share(a, b)]
-    both_ways = [c for c in sufficient if _finite(c.estimate.diagnostics.get("disagreement_z"))]
-    tests = sum([len(independent) > 1, bool(pairs), bool(both_ways)])
-    share = level / max(tests, 1)
+    tested = _test(sufficient, level)
+    believed, caution = sufficient, ""
+    if tested.alarms:
+        believed = [c for c in sufficient if not c.assumes]
+        again = _test(believed, level)
+        if again.degrees_of_freedom < 1 or again.alarms:
+            advice: tuple[str, ...] = (
+                "train longer or use more rungs, so that the weights scatter less; draw more samples and "
+                "walk more frames up",
+            )
+            if len(believed) < len(sufficient):
+                assumption = next(c.assumes for c in sufficient if c.assumes)
+                advice += (
+                    f"some of these estimates ask that {assumption}; compare others to see if it holds",
+                )
+            text = f"Not consistent: {'; '.join(tested.alarms)}. None should be quoted."
+            return Judgement(None, False, problems, text, advice, *tested.numbers, tested.alarms)
+        assumption = next(c.assumes for c in sufficient if c.assumes)
+        caution = f"Estimates which ask that {assumption} do not agree with the others: it does not hold. "
+        tested = replace(again, alarms=tested.alarms)
+    two_sided = [c for c in believed if c.two_sided]
+    best = min(two_sided or believed, key=lambda candidate: candidate.estimate.std_error)
+    if tested.p_value is not None:
+        freedoms = "degree" if tested.degrees_of_freedom == 1 else "degrees"
+        verdict = (
+            f"{'The others are consistent' if caution else 'Consistent'}: χ² = {tested.chi_square:.1f} for "
+            f"{tested.degrees_of_freedom} {freedoms} of freedom, p = {_p(tested.p_value)} (estimates that "
+            "share no samples)."
+        )
+    elif tested.n_tests:
+        verdict = "Consistent: no two estimates are further apart than chance allows, nor both directions."
+    else:
+        verdict = "Nothing to compare with: only one estimate is sufficient."
+    one_sided = not two_sided and not any(c.two_sided for c in sufficient)
+    return Judgement(
+        best.name,
+        False if caution else True if tested.n_tests else None,
+        problems,
+        f"{caution}{verdict} Quote {best.name}.",
+        ("samples of one side only: compare with walks up from data to see what they miss",) * one_sided,
+        *tested.numbers,
+        tested.alarms,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tests:
+    """Outcome of the three tests."""
+
+    n_tests: int
+    alarms: tuple[str, ...]
+    chi_square: float | None
+    degrees_of_freedom: int
+    p_value: float | None
+
+    @property
+    def numbers(self) -> tuple[float | None, int, float | None]:
+        return self.chi_square, self.degrees_of_freedom, self.p_value
+
+
+def _test(candidates: Sequence[Candidate], level: float) -> _Tests:
+    independent = _independent(candidates)
+    pairs = [(a, b) for a, b in combinations(candidates, 2) if _share(a, b)]
+    both_ways = [c for c in candidates if _finite(c.estimate.diagnostics.get("disagreement_z"))]
+    n_tests = sum([len(independent) > 1, bool(pairs), bool(both_ways)])
+    share = level / max(n_tests, 1)
     alarms: list[str] = []
     chi_square, freedom, p_value = _chi_square(independent)
     if p_value is not None and p_value < share:
         a, b = max(combinations(independent, 2), key=lambda pair: abs(_distance(*pair)))
         alarms.append(
-            f"χ² = {chi_square:.1f} for {freedom} degrees of freedom, p = {_p(p_value)}; "
+            f"χ² = {chi_square:.1f} for {freedom} degree{'s' * (freedom > 1)} of freedom, p = {_p(p_value)}; "
             f"{a.name} and {b.name} are {abs(_distance(a, b)):.1f} combined errors apart"
         )
     for a, b in pairs:
@@ -157,33 +226,7 @@ def judge(
         z = float(one.estimate.diagnostics["disagreement_z"])
         if _tail(z) < share / len(both_ways):
             alarms.append(f"forward and reverse of {one.name} are {abs(z):.1f} combined errors apart")
-    compared = tests > 0
-    if alarms:
-        advice: tuple[str, ...] = (
-            "train longer or use more rungs, so that the weights scatter less; draw more samples and walk "
-            "more frames up; check that the data hold every region in local equilibrium",
-        )
-        return Judgement(
-            None, False, problems, f"Not consistent: {'; '.join(alarms)}. None should be quoted.", advice,
-            chi_square, freedom, p_value, tuple(alarms),
-        )  # fmt: skip
-    two_sided = [c for c in sufficient if c.two_sided]
-    best = min(two_sided or sufficient, key=lambda candidate: candidate.estimate.std_error)
-    if p_value is not None:
-        freedoms = "degree" if freedom == 1 else "degrees"
-        verdict = f"Consistent: χ² = {chi_square:.1f} for {freedom} {freedoms} of freedom, p = {_p(p_value)}"
-        verdict += " (estimates that share no samples)."
-    elif compared:
-        verdict = (
-            "Consistent: no two estimates, and not forward and reverse, are further apart than chance allows."
-        )
-    else:
-        verdict = "Nothing to compare with: only one estimate is sufficient."
-    advice = _remarks(sufficient, best)
-    return Judgement(
-        best.name, True if compared else None, problems, f"{verdict} Quote {best.name}.", advice,
-        chi_square, freedom, p_value,
-    )  # fmt: skip
+    return _Tests(n_tests, tuple(alarms), chi_square, freedom, p_value)
 
 
 def _problem(
@@ -228,12 +271,6 @@ def _insufficient(candidates: Sequence[Candidate], problems: Mapping[str, Proble
     reasons = "; ".join(f"{c.name}: {problems[c.name].reason}" for c in exact)
     advice = tuple(dict.fromkeys(problems[c.name].advice for c in exact if problems[c.name].advice))
     return Judgement(None, None, problems, f"Refused: no estimate is sufficient ({reasons}).", advice)
-
-
-def _remarks(sufficient: Sequence[Candidate], best: Candidate) -> tuple[str, ...]:
-    if not best.two_sided and not any(c.two_sided for c in sufficient):
-        return ("samples of one side only: walk data up the ladder as well to check for what they miss",)
-    return ()
 
 
 def _independent(candidates: Sequence[Candidate]) -> Sequence[Candidate]:

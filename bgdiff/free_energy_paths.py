@@ -1,0 +1,146 @@
+"""Estimates from walks down the ladder and walks of data up, by region: path BAR, and the walks up alone."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bgdiff.analysis.free_energy_results import Histogram
+from bgdiff.free_energy.estimate import Estimate
+from bgdiff.free_energy.judgement import Candidate
+from bgdiff.free_energy.paths import ELSEWHERE, BidirectionalPaths, Walks
+from bgdiff.free_energy.perturbation import kish
+from bgdiff.free_energy_estimates import Found, Repeats
+from bgdiff.free_energy_samples import SampleSet, UpWalks
+
+__all__ = ["FRAMES", "PATH_BAR", "REVERSE", "PathSides", "cells"]
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+PATH_BAR = "path BAR"
+REVERSE = "FEP reverse"
+FRAMES = "walks up"
+_BINS = 60
+_ASSUMPTION = "the data are in equilibrium within every region"
+
+
+def cells(masks: Mapping[str, Sequence[Mask]]) -> tuple[list[str], list[NDArray[np.int64]]]:
+    """Cut space into the cells that regions make, one for each combination of memberships.
+
+    Args:
+        masks: by region, one mask for every set of samples.
+
+    Returns:
+        Names of the cells that hold a sample, and for every set the number of each sample's cell; -1 outside
+        all regions.
+    """
+    names = list(masks)
+    codes = [
+        sum(
+            (mask.astype(np.int64) << bit for bit, mask in enumerate(parts)),
+            np.zeros(parts[0].size, np.int64),
+        )
+        for parts in zip(*masks.values(), strict=True)
+    ]
+    seen = [code for code in np.unique(np.concatenate(codes)).tolist() if code]
+    labels = [" and ".join(name for bit, name in enumerate(names) if code >> bit & 1) for code in seen]
+    lookup = {code: number for number, code in enumerate(seen)}
+    return labels, [np.array([lookup.get(code, -1) for code in part.tolist()]) for part in codes]
+
+
+class PathSides:
+    """Walks of both directions, their regions numbered.
+
+    Args:
+        walks: independent walks down.
+        frames: held-out frames walked up.
+        names: of the regions.
+        down, up: number of each walk's region, -1 for none.
+    """
+
+    def __init__(
+        self,
+        walks: SampleSet,
+        frames: UpWalks,
+        names: Sequence[str],
+        down: NDArray[np.int64],
+        up: NDArray[np.int64],
+        repeats: Repeats,
+    ) -> None:
+        self._walks, self._frames, self._down, self._up = walks, frames, down, up
+        self._samples = {walks.name: len(walks), FRAMES: len(frames)}
+        self._both = BidirectionalPaths(
+            Walks(walks.log_weight, down),
+            Walks(frames.log_weight, up, frames.chain),
+            names,
+            bootstrap=repeats.bootstrap,
+            seed=repeats.seed,
+        )
+
+    def has_both(self, name: str) -> bool:
+        """Whether walks down end in a region, and walks up start there."""
+        return all(self._both.counts[name])
+
+    def difference(self, found: Found, initial: str, final: str) -> None:
+        """Add the estimates of F_final - F_initial."""
+        self._add(found, lambda: self._both.difference(initial, final), (initial, final), False)
+
+    def log_z(self, found: Found) -> None:
+        """Add the estimates of log Z."""
+        self._add(found, self._both.log_z, self._both.names, True)
+
+    def works(self, name: str | None = None) -> Histogram:
+        """Distributions of -log W of the walks down that end in a region, and of those up from it."""
+        down, up = self._walks.log_weight, self._frames.log_weight
+        estimate = self._both.log_z() if name is None else self._both.region(name)
+        n = len(down)
+        if name is not None:
+            number = self._both.names.index(name)
+            down, up = down[self._down == number], up[self._up == number]
+        forward, reverse = (-part[np.isfinite(part)] for part in (down, up))
+        both = np.concatenate([np.quantile(part, [2e-3, 1 - 2e-3]) for part in (forward, reverse)])
+        margin = 0.08 * float(np.ptp(both)) or 0.5
+        edges = np.linspace(both.min() - margin, both.max() + margin, _BINS + 1)
+        return Histogram(
+            label=name or "all conformations",
+            edges=edges.tolist(),
+            forward=(np.histogram(forward, edges)[0] / n).tolist(),
+            reverse=(np.histogram(reverse, edges)[0] / max(reverse.size, 1)).tolist(),
+            crossing=-estimate.value,
+        )
+
+    def _add(self, found: Found, make: Callable[[], Estimate], regions: Sequence[str], whole: bool) -> None:
+        empty = [name for name in regions if self._both.counts[name][0] and not self._both.counts[name][1]]
+        known = [name for name in empty if name != ELSEWHERE]
+        if known:
+            reason = f"no held-out frame lies in {', '.join(known)}; give data there, or more with --frames"
+            found.missing |= {PATH_BAR: reason, REVERSE: reason}
+            return
+        found.attempt(
+            PATH_BAR, lambda: Candidate(PATH_BAR, make(), self._samples, two_sided=True, assumes=_ASSUMPTION)
+        )
+        found.attempt(REVERSE, lambda: self._reverse(make(), regions, whole))
+
+    def _reverse(self, both: Estimate, regions: Sequence[str], whole: bool) -> Candidate | None:
+        """What the walks up say by themselves; only the shares of the regions come from the walks down."""
+        value, error = both.diagnostics.get("reverse"), both.diagnostics.get("reverse_std_error")
+        if not isinstance(value, float) or not isinstance(error, float):
+            return None
+        regions = [name for name in regions if self._both.counts[name][0]]
+        shares = [self._both.population(name).value for name in regions]
+        fractions, m = [], 0
+        for name in regions:
+            number = self._both.names.index(name)
+            log_weight = self._frames.log_weight[self._up == (number if name != ELSEWHERE else -1)]
+            m += log_weight.size
+            inverse = np.exp(log_weight.min(initial=np.inf) - log_weight)
+            fractions.append(kish(inverse) / log_weight.size if log_weight.size else 0.0)
+        # of a whole, regions count by their share; of a difference the poorer one decides
+        overlap = float(np.average(fractions, weights=shares)) if whole else min(fractions)
+        method = "perturbation from the side of the data, shares of regions from the walks down"
+        n_eff = 1 / (error**2 + 1 / max(m, 1)) if math.isfinite(error) else 0.0
+        return Candidate(
+            REVERSE, Estimate(value, error, method, n_eff, overlap), self._samples, assumes=_ASSUMPTION
+        )
