@@ -11,6 +11,7 @@ from bgdiff.free_energy.bootstrap import (
     block_bootstrap,
     bootstrap_error,
     effective_subsample,
+    exchangeable_units,
     few_units,
     resamples,
     unit_error,
@@ -166,3 +167,14 @@ class TestBadInput:
             effective_subsample([np.zeros((5, 1)), np.zeros((5, 2))])
         with pytest.raises(DataError, match="chain 1: a value is not finite"):
             effective_subsample([np.arange(4.0), [0.0, np.nan]])
+
+
+class TestExchangeableUnits:
+    def test_units_of_single_states(self) -> None:
+        parts = exchangeable_units(np.array([0, 1, 2, 2, 3]), np.array([0, 0, 1, 1, 1]))
+        assert [part.tolist() for part in parts] == [[0, 1], [2, 3, 4]]
+
+    def test_units_that_cross_states(self) -> None:
+        """Unit 0 visits states 0 and 1, unit 1 states 1 and 2; state 3 stands alone."""
+        parts = exchangeable_units(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 2, 3]))
+        assert [part.tolist() for part in parts] == [[0, 1, 2, 3], [4]]

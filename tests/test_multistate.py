@@ -10,6 +10,7 @@ from scipy.special import logsumexp
 from bgdiff.errors import ConfigError, DataError
 from bgdiff.free_energy import EmptyBasinError, NoOverlapError, NotConvergedError, bar, fep, mbar
 from bgdiff.free_energy import mbar_solver as solver
+from bgdiff.free_energy.bootstrap import multiplicities
 from bgdiff.free_energy.quiet import pymbar, quietly
 
 STIFFNESS = np.array([1.0, 2.0, 4.0, 8.0, 3.0])
@@ -151,7 +152,7 @@ def test_free_energies_far_apart() -> None:
 class TestBootstrap:
     def test_it_agrees_with_the_asymptotic_errors(self) -> None:
         x, energy = oscillators(1)
-        plain, resampled = mbar(energy, COUNTS), mbar(energy, COUNTS, bootstrap=80, seed=1)
+        plain, resampled = mbar(energy, COUNTS), mbar(energy, COUNTS, bootstrap=200, seed=1)
         left = x < 0.7
         for question in (
             lambda solved: solved.difference(0, 3),
@@ -160,9 +161,19 @@ class TestBootstrap:
         ):
             one, two = question(plain), question(resampled)
             assert two.value == one.value
-            assert two.std_error == pytest.approx(one.std_error, rel=4 / math.sqrt(160))
-            assert "bootstrap error (80 resamplings)" in two.method
+            assert two.std_error == pytest.approx(one.std_error, rel=4 / math.sqrt(400))
+            assert "bootstrap error (200 resamplings)" in two.method
             assert two.diagnostics["asymptotic_std_error"] == one.std_error
+
+    def test_resamples_are_solved_as_if_they_were_the_samples(self) -> None:
+        x, energy = oscillators(2)
+        solved = mbar(energy, COUNTS, bootstrap=3, seed=4)
+        draws = multiplicities(solved._strata, np.arange(x.size), 3, seed=4)
+        for multiplicity, free_energies in zip(draws, solved._replicates, strict=True):
+            rows = np.repeat(np.arange(x.size), multiplicity.astype(int))
+            assert not np.array_equal(rows, np.arange(x.size))
+            again = mbar(energy[:, rows], COUNTS).free_energies
+            np.testing.assert_allclose(free_energies - free_energies[0], again, atol=1e-8)
 
     def test_it_is_reproducible(self) -> None:
         _, energy = oscillators(2, COUNTS // 5)
@@ -200,8 +211,8 @@ class TestUnits:
         energy = 0.5 * STIFFNESS[:3, None] * (x - CENTRES[:3, None]) ** 2
         unit, counts = np.tile(np.repeat(np.arange(n), copies), 3), [n * copies] * 3
         asymptotic = mbar(energy, counts, unit=unit).difference(0, 2).std_error
-        resampled = mbar(energy, counts, unit=unit, bootstrap=80).difference(0, 2).std_error
-        assert resampled == pytest.approx(asymptotic, rel=4 / math.sqrt(160))
+        resampled = mbar(energy, counts, unit=unit, bootstrap=200).difference(0, 2).std_error
+        assert resampled == pytest.approx(asymptotic, rel=4 / math.sqrt(400))
         assert asymptotic > 1.5 * mbar(energy, counts).difference(0, 2).std_error
 
     def test_three_chains_tell_no_error(self) -> None:

@@ -25,7 +25,9 @@ __all__ = [
     "block_bootstrap",
     "bootstrap_error",
     "effective_subsample",
+    "exchangeable_units",
     "few_units",
+    "multiplicities",
     "resamples",
     "unit_error",
     "unit_labels",
@@ -119,6 +121,32 @@ def _draw(generator: np.random.Generator, order: Rows, starts: Rows, counts: Row
     ends = np.cumsum(sizes)
     offset = np.repeat(starts[drawn] - (ends - sizes), sizes)
     return order[offset + np.arange(ends[-1])]
+
+
+def exchangeable_units(labels: Rows, groups: Rows) -> list[Rows]:
+    """Rows of samples in parts that no unit crosses: groups are in one part if a unit has samples of both.
+
+    Units within a part may replace each other. If they hold different numbers of each group's samples, those
+    numbers vary between resamples.
+
+    Args:
+        labels: (n,) units, 0 … U-1.
+        groups: (n,) what each sample is of, 0 … G-1; for example its thermodynamic state.
+    """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    visits = csr_array((np.ones(labels.size), (labels, groups)))
+    _, part = connected_components(visits.T @ visits, directed=False)
+    of_sample = part[groups]
+    return [np.flatnonzero(of_sample == one) for one in np.unique(of_sample)]
+
+
+def multiplicities(strata: Sequence[Rows], labels: Rows, repeats: int, seed: int) -> Iterator[Array]:
+    """How often (n,) each sample is drawn in every resampling of units, stratum by stratum."""
+    for drawn in resamples([labels[rows] for rows in strata], repeats, seed):
+        rows = np.concatenate([rows[part] for rows, part in zip(strata, drawn, strict=True)])
+        yield np.bincount(rows, minlength=labels.size).astype(np.float64)
 
 
 def block_bootstrap(

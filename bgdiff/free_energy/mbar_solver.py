@@ -55,9 +55,15 @@ def membership(energy: Array, counts: Counts, free_energies: Array) -> Array:
     return np.exp(offset[:, None] - energy[sampled] - log_mixture(energy, counts, free_energies))
 
 
-def inverse_hessian(members: Array) -> Array:
-    """Pseudo-inverse (K_sampled, K_sampled) of diag(Σ_n P_n) - P Pᵀ, whose null vector is constant."""
-    hessian = np.diag(members.sum(axis=1)) - members @ members.T
+def inverse_hessian(members: Array, multiplicity: Array | None = None) -> Array:
+    """Pseudo-inverse (K_sampled, K_sampled) of diag(Σ_n P_n) - P Pᵀ, whose null vector is constant.
+
+    Args:
+        members: (K_sampled, N), P.
+        multiplicity: (N,) how often each sample counts; by default once.
+    """
+    counted = members if multiplicity is None else members * multiplicity
+    hessian = np.diag(counted.sum(axis=1)) - counted @ members.T
     size = len(hessian)
     scale = float(hessian.trace()) / size**2 or 1.0
     return np.asarray(np.linalg.inv(hessian + scale) - 1 / (scale * size**2), dtype=np.float64)
@@ -115,12 +121,37 @@ def solve(energy: Array, counts: Counts, guess: Array) -> tuple[Array, float, st
     return best
 
 
-def resolve(energy: Array, counts: Counts, guess: Array) -> Array:
-    """Free energies (K,) of a resample, from those of all samples; nan if the solver does not converge."""
-    found = _run(energy, counts, guess, "bootstrap")
-    if newton_step(energy, counts, found) < CONVERGED:
-        return found
-    return np.full(counts.size, np.nan)
+def resolve(members: Array, multiplicity: Array, counts: Counts, resampled: Counts) -> Array:
+    """Solve MBAR's equations for a resample, starting from the solution for all samples, by Newton's method.
+
+    The energies are not needed again: with tilts t_k = log(N'_k/N_k) + f'_k - f_k the mixture's density at
+    sample n is D(x_n) Σ_k P_kn e^(t_k).
+
+    Args:
+        members: (K_sampled, N), P of all samples at their solution.
+        multiplicity: (N,) how often each sample is in the resample.
+        counts: (K_sampled,) samples of each sampled state.
+        resampled: (K_sampled,) likewise in the resample; none is 0.
+
+    Returns:
+        (K_sampled,) tilts; nan if Newton's method does not converge.
+    """
+    tilt = np.log(resampled / counts)
+    for _ in range(_ITERATIONS):
+        tilted = np.exp(tilt)[:, None] * members
+        tilted /= tilted.sum(axis=0)
+        try:
+            step = -inverse_hessian(tilted, multiplicity) @ (tilted @ multiplicity - resampled)
+        except np.linalg.LinAlgError:
+            break
+        step -= step[0]
+        length = float(np.ptp(step))
+        if not math.isfinite(length):
+            break
+        tilt = tilt + step * min(1.0, 2.0 / length if length else 1.0)
+        if length < CONVERGED:
+            return tilt
+    return np.full(len(members), np.nan)
 
 
 def _run(energy: Array, counts: Counts, guess: Array, protocol: str) -> Array:

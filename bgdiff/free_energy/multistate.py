@@ -12,7 +12,7 @@ P_kn = N_k W_kn is the probability that sample n is of state k, and H = diag(Σ_
     error² = Σ_units (Σ_{n in unit} ψ_n - mean of n's state)²  units of correlated samples
 
 or that of the block bootstrap, which resamples units. A unit may hold samples of several states (a path that
-visits all rungs, a replica): units that visit the same states are exchangeable, resampled among themselves.
+visits all rungs, a replica); units are resampled among those of states that units connect.
 
 References: Shirts & Chodera, J. Chem. Phys. 129, 124105 (2008), eqs. 8, 11-14, D8; Kong et al., J. R.
 Statist. Soc. B 65, 585 (2003); Gill, Vardi & Wellner, Ann. Statist. 16, 1069 (1988), on when a solution
@@ -21,7 +21,7 @@ Comput. Aided Mol. Des. 29, 397 (2015), on the overlap matrix.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -29,7 +29,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bgdiff.errors import ConfigError, DataError
-from bgdiff.free_energy.bootstrap import bootstrap_error, few_units, resamples, unit_labels
+from bgdiff.free_energy.bootstrap import (
+    bootstrap_error,
+    exchangeable_units,
+    few_units,
+    multiplicities,
+    unit_labels,
+)
 from bgdiff.free_energy.connectivity import (
     require_connection,
     require_support,
@@ -74,7 +80,7 @@ class Multistate:
     _unit: Rows = field(repr=False)
     _grouped: bool = field(repr=False)
     _strata: list[Rows] = field(repr=False)  # rows of the samples of exchangeable units
-    _replicates: Array = field(repr=False)  # (repeats, K), f_k of the resamples
+    _tilts: Array = field(repr=False)  # (repeats, K_sampled), the solutions of resamples
     _seed: int = field(repr=False)
 
     def log_weight(self, state: int) -> Array:
@@ -93,7 +99,7 @@ class Multistate:
         value = float(self.free_energies[final] - self.free_energies[initial])
         asymptotic = self._error(a - b)
         error, lost = asymptotic, 0
-        if len(self._replicates):
+        if len(self._tilts):
             error, lost = self._spread(self._replicates[:, final] - self._replicates[:, initial])
         return self._estimate(
             value,
@@ -124,8 +130,8 @@ class Multistate:
         observed = np.where(weight > 0, observed, 0.0)
         mean = float(weight @ observed)
 
-        def replicate(rows: Rows, share: Array) -> float:
-            return float(share @ observed[rows])
+        def replicate(resampled: Array) -> float:
+            return float(resampled @ observed)
 
         asymptotic = self._error(weight * (observed - mean))
         error, lost = self._resampled(state, replicate) or (asymptotic, 0)
@@ -175,8 +181,8 @@ class Multistate:
         (in_a, in_b), (sum_a, sum_b) = parts, (float(part.sum()) for part in parts)
         in_initial, in_final = (np.asarray(basin, dtype=np.bool_) for basin in (initial, final))
 
-        def replicate(rows: Rows, share: Array) -> float:
-            return float(np.log(share @ in_initial[rows]) - np.log(share @ in_final[rows]))
+        def replicate(resampled: Array) -> float:
+            return float(np.log(resampled @ in_initial) - np.log(resampled @ in_final))
 
         asymptotic = self._error(in_a / sum_a - in_b / sum_b)
         error, lost = self._resampled(state, replicate) or (asymptotic, 0)
@@ -214,6 +220,18 @@ class Multistate:
     def _membership(self) -> Array:
         """P (K_sampled, N)."""
         return membership(self._energy, self.counts, self.free_energies)
+
+    @cached_property
+    def _replicates(self) -> Array:
+        """Free energies (repeats, K) of the resamples."""
+        weights = np.exp(np.array([self.log_weight(k) for k in range(self.counts.size)]))
+        draws = multiplicities(self._strata, self._unit, len(self._tilts), self._seed)
+        sums = [
+            weights @ (multiplicity / (np.exp(tilt) @ self._membership))
+            for multiplicity, tilt in zip(draws, self._tilts, strict=True)
+        ]
+        with np.errstate(divide="ignore"):
+            return self.free_energies - np.log(sums)
 
     @cached_property
     def _curvature(self) -> Array:
@@ -256,17 +274,17 @@ class Multistate:
             variance += part.size * float(np.var(part, ddof=1))
         return math.sqrt(variance) * few_units(poorest)
 
-    def _resampled(self, state: int, statistic: Callable[[Rows, Array], float]) -> tuple[float, int] | None:
-        """Bootstrap error of a statistic of rows and their normalised weights at a state, if asked for."""
-        if not len(self._replicates):
+    def _resampled(self, state: int, statistic: Callable[[Array], float]) -> tuple[float, int] | None:
+        """Bootstrap error of a statistic of all samples' weights (N,) at a state, if asked for."""
+        if not len(self._tilts):
             return None
         values = []
-        draws = _resampled_rows(self._strata, self._unit, len(self._replicates), self._seed)
-        for rows, free_energies in zip(draws, self._replicates, strict=True):
-            energy, counts = self._energy[:, rows], _count(rows, self.counts)
-            log_weight = free_energies[state] - energy[state] - log_mixture(energy, counts, free_energies)
+        draws = multiplicities(self._strata, self._unit, len(self._tilts), self._seed)
+        weight = self._weights(state)
+        for multiplicity, tilt in zip(draws, self._tilts, strict=True):
+            resampled = weight * multiplicity / (np.exp(tilt) @ self._membership)
             with np.errstate(divide="ignore", invalid="ignore"):
-                values.append(statistic(rows, np.exp(log_weight)))
+                values.append(statistic(resampled / resampled.sum()))
         return self._spread(np.array(values))
 
     def _spread(self, values: Array) -> tuple[float, int]:
@@ -283,7 +301,7 @@ class Multistate:
         n_eff: float,
         overlap: float,
     ) -> Estimate:
-        repeats = len(self._replicates)
+        repeats = len(self._tilts)
         how = f"bootstrap error ({repeats} resamplings)" if repeats else "asymptotic error"
         method = f"{name}, {how}" + (" over units" if self._grouped else "")
         diagnostics = dict(self.diagnostics) | {"asymptotic_std_error": asymptotic}
@@ -336,11 +354,14 @@ def mbar(
             "default and robust solvers; look for states of poor overlap and for outliers among the energies"
         )
     labels = unit_labels(unit, u.shape[1])
-    strata = _exchangeable(labels, np.repeat(np.arange(n_k.size), n_k))
-    replicates = np.empty((bootstrap, n_k.size))
+    strata = exchangeable_units(labels, np.repeat(np.arange(n_k.size), n_k))
+    sampled = n_k[n_k > 0]
+    tilts = np.empty((bootstrap, sampled.size))
     if bootstrap:
-        for number, rows in enumerate(_resampled_rows(strata, labels, bootstrap, seed)):
-            replicates[number] = resolve(finite[:, rows], _count(rows, n_k), free_energies)
+        members, starts = membership(u, n_k, free_energies), np.cumsum(sampled) - sampled
+        for number, multiplicity in enumerate(multiplicities(strata, labels, bootstrap, seed)):
+            resampled = np.add.reduceat(multiplicity, starts).astype(np.int64)
+            tilts[number] = resolve(members, multiplicity, sampled, resampled)
     return Multistate(
         free_energies=free_energies,
         counts=n_k,
@@ -350,7 +371,7 @@ def mbar(
         _unit=labels,
         _grouped=unit is not None,
         _strata=strata,
-        _replicates=replicates,
+        _tilts=tilts,
         _seed=seed,
     )
 
@@ -373,22 +394,3 @@ def _checked(energy: ArrayLike, counts: ArrayLike) -> tuple[Array, NDArray[np.in
         )
     u[bad] = np.inf
     return u, n_k.astype(np.int64), int(bad.sum())
-
-
-def _exchangeable(labels: Rows, owner: Rows) -> list[Rows]:
-    """Rows of the samples of units that visit the same states, a list entry for every set of states."""
-    visited = np.zeros((int(labels.max()) + 1, int(owner.max()) + 1), dtype=np.bool_)
-    visited[labels, owner] = True
-    pattern = np.unique(visited, axis=0, return_inverse=True)[1].reshape(-1)[labels]
-    return [np.flatnonzero(pattern == one) for one in range(int(pattern.max()) + 1)]
-
-
-def _resampled_rows(strata: list[Rows], labels: Rows, repeats: int, seed: int) -> Iterator[Rows]:
-    """Rows of all samples, ascending and so state by state, for every resampling of units."""
-    for drawn in resamples([labels[rows] for rows in strata], repeats, seed):
-        yield np.sort(np.concatenate([rows[part] for rows, part in zip(strata, drawn, strict=True)]))
-
-
-def _count(rows: Rows, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Samples of each state among resampled ``rows``."""
-    return np.diff(np.searchsorted(rows, np.cumsum(counts)), prepend=0)
