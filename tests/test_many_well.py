@@ -11,6 +11,7 @@ import pytest
 import torch
 from checks import assert_mean, seeded
 
+from bgdiff.catalogue import describe_systems
 from bgdiff.data.generate import generate_data
 from bgdiff.data.quadrature import log_z_where, quadrature_reference
 from bgdiff.errors import ConfigError, DataError, SystemDefinitionError
@@ -224,6 +225,11 @@ def test_settings_without_sense_are_refused(tmp_path: Path) -> None:
 def test_digests_know_the_number_of_copies(tmp_path: Path) -> None:
     three, four = write_system(tmp_path / "a"), write_system(tmp_path / "b", "copies: 3", "copies: 4")
     assert three.ensemble_digest != four.ensemble_digest
+
+
+def test_it_is_listed_with_its_particles() -> None:
+    rows = {row["name"]: row for row in describe_systems()}
+    assert (rows["many_well_32"]["particles"], rows["many_well_32"]["frames"]) == ("16", "32000")
 
 
 def test_shipped_data_are_the_equilibrium() -> None:
