@@ -49,8 +49,8 @@ class FreeEnergyProfile:
     def band(self) -> tuple[Array, Array]:
         """Lower and upper end (B,) of the simultaneous band; nan and inf in empty bins, which say nothing."""
         empty = np.isinf(self.free_energy)
-        half = np.where(empty, np.inf, self.band_errors * self.std_error)
         with np.errstate(invalid="ignore"):
+            half = np.where(empty, np.inf, self.band_errors * self.std_error)
             return np.where(empty, np.nan, self.free_energy - half), self.free_energy + half
 
 
