@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bgdiff.analysis.free_energy_results import Average, EstimateRecord, ProfileRecord, TemperaturePoint
+from bgdiff.analysis.results import z_score
 from bgdiff.errors import DataError
 from bgdiff.free_energy.bootstrap import unit_error, unit_labels
 from bgdiff.free_energy.estimate import Estimate, NoOverlapError
@@ -33,8 +35,9 @@ def at_another_temperature(
     temperature: float,
     new_temperature: float,
     differences: Mapping[str, tuple[Mask, Mask]],
-    basins: Mapping[str, Mask],
+    averaged: Mapping[str, tuple[Array, str]],
     repeats: Repeats,
+    references: Mapping[str, Mapping[str, Any]],
 ) -> TemperaturePoint:
     """Differences, populations and the mean energy at another temperature; refused where it is out of reach.
 
@@ -42,7 +45,8 @@ def at_another_temperature(
         samples: with their energies.
         temperature, new_temperature: K, or relative to the run's for systems in reduced units.
         differences: masks ``(n,)`` of the initial and final region, by name.
-        basins: masks ``(n,)``, by name.
+        averaged: what to average ``(n,)`` and its unit, by name.
+        references: independent values of the differences at the new temperature, by name.
     """
     assert samples.energy is not None
     try:
@@ -63,11 +67,8 @@ def at_another_temperature(
         bootstrap=repeats.bootstrap, seed=repeats.seed,
     )  # fmt: skip
     energy = np.where(weight > 0, samples.energy * (temperature / new_temperature), 0.0)
-    averages = [
-        _average(f"population of {name}", weight, mask.astype(np.float64), labels, "fraction")
-        for name, mask in basins.items()
-    ]
-    averages.append(_average("mean energy", weight, energy, labels, "kT"))
+    averages = [_average("potential_energy_kT", weight, energy, labels, "kT")]
+    averages += [_average(name, weight, values, labels, unit) for name, (values, unit) in averaged.items()]
     return TemperaturePoint(
         temperature=new_temperature,
         refused=None,
@@ -75,7 +76,8 @@ def at_another_temperature(
         overlap=n_eff / (int(labels.max()) + 1),
         change=_record("F(T')/kT' − F(T)/kT", change, len(samples), samples.name),
         differences=[
-            _difference(name, weight, masks, labels, samples) for name, masks in differences.items()
+            _difference(name, weight, masks, labels, samples, references.get(name, {}))
+            for name, masks in differences.items()
         ],
         averages=averages,
     )
@@ -132,7 +134,12 @@ def profile_along(
 
 
 def _difference(
-    name: str, weight: Array, masks: tuple[Mask, Mask], labels: NDArray[np.intp], samples: SampleSet
+    name: str,
+    weight: Array,
+    masks: tuple[Mask, Mask],
+    labels: NDArray[np.intp],
+    samples: SampleSet,
+    reference: Mapping[str, Any],
 ) -> EstimateRecord:
     """F_final - F_initial of weighted samples, with the error of sums over units."""
     parts = [weight * mask for mask in masks]
@@ -144,7 +151,11 @@ def _difference(
     n_eff = min(kish(np.bincount(labels, weights=part)) for part in parts)
     estimate = Estimate(math.log(sums[0] / sums[1]), error, "ratio of region weights", n_eff)
     problem = f"{n_eff:.3g} effective samples, {ENOUGH:.0f} are needed" if n_eff < ENOUGH else None
-    return _record(name, estimate, len(samples), samples.name, problem)
+    record = _record(name, estimate, len(samples), samples.name, problem)
+    value, value_error = reference.get("value"), reference.get("std_error")
+    distance = None if problem else z_score(estimate.value, estimate.std_error, value, value_error)
+    compared = {"reference": value, "reference_std_error": value_error, "z_score": distance}
+    return record.model_copy(update=compared)
 
 
 def _average(name: str, weight: Array, values: Array, labels: NDArray[np.intp], unit: str) -> Average:

@@ -21,11 +21,10 @@ from bgdiff.coordinates import LatentTarget
 from bgdiff.correction import Corrector, Pilot, run_pilot
 from bgdiff.errors import CheckpointError
 from bgdiff.free_energy.bennett import bar
-from bgdiff.free_energy.bootstrap import few_units
 from bgdiff.free_energy.estimate import Estimate
-from bgdiff.free_energy.integration import quadrature_weights, thermodynamic_integration
 from bgdiff.free_energy.judgement import Candidate
-from bgdiff.free_energy.multistate import Multistate, mbar
+from bgdiff.free_energy.multistate import Multistate
+from bgdiff.free_energy.rung_estimates import integrate_noise, log_z_by_mbar, mbar_of_rungs
 from bgdiff.free_energy_estimates import Repeats
 from bgdiff.free_energy_samples import FOLDER
 from bgdiff.generator import BoltzmannGenerator
@@ -36,7 +35,6 @@ from bgdiff.ladder.rung_samples import (
     chosen_rungs,
     energy_matrix,
     join_samples,
-    noise_derivatives,
     rung_samples,
 )
 from bgdiff.random import generator_for
@@ -116,16 +114,14 @@ class RungStudy:
         """MBAR's solution; state 0 is the target, the last one the prior."""
         energy, samples = self.energy, self.samples
         with self._stages("MBAR"):
-            return mbar(
-                energy, np.array(samples.counts), initial=self._learned_at_rungs(), unit=samples.unit.numpy(),
-                bootstrap=self._repeats.bootstrap, seed=self._repeats.seed,
+            return mbar_of_rungs(
+                samples, energy, initial=self._learned_at_rungs(), bootstrap=self._repeats.bootstrap,
+                seed=self._repeats.seed,
             )  # fmt: skip
 
     def log_z(self) -> Candidate:
         """log Z of the target by MBAR."""
-        last = len(self.samples.rungs) - 1
-        estimate = self.states.difference(last, 0)
-        return self._candidate(replace(estimate, value=-estimate.value))
+        return self._candidate(log_z_by_mbar(self.states))
 
     def difference(self, initial: Region, final: Region) -> Candidate:
         """F_final - F_initial of two regions of the target, by MBAR.
@@ -139,28 +135,7 @@ class RungStudy:
 
     def integrated_log_z(self) -> Candidate:
         """log Z by integration of ⟨∂u/∂ln σ⟩ over the noise; by Bennett for the first and the last step."""
-        samples, top = self.samples, len(self.samples.rungs) - 2
-        nodes = np.log(samples.sigma[1 : top + 1].cpu().numpy())
-        slopes = [noise_derivatives(samples, state).cpu().numpy() for state in range(1, top + 1)]
-        integral = thermodynamic_integration(nodes, slopes)
-        by_population = quadrature_weights(nodes) @ np.array(
-            [one.reshape(_POPULATIONS, -1).mean(axis=1) for one in slopes]
-        )
-        error = few_units(_POPULATIONS) * float(by_population.std(ddof=1)) / math.sqrt(_POPULATIONS)
-        ends = [self._step(0, 1), self._step(top, top + 1)]
-        # F_0 - F_prior = (F_0 - F_1) - ∫ dF + (F_top - F_prior)
-        change = -ends[0].value - integral.value - ends[1].value
-        quadrature = float(integral.diagnostics["quadrature_error"])
-        total = math.sqrt(error**2 + quadrature**2 + sum(end.std_error**2 for end in ends))
-        estimate = Estimate(
-            -change,
-            total,
-            "thermodynamic integration over ln σ, cubic spline, error over populations and of the quadrature",
-            self._worth(total),
-            min(end.overlap or 0.0 for end in ends),
-            {"quadrature_error": quadrature, "n_nodes": len(nodes)},
-        )
-        return Candidate(INTEGRATION, estimate, {_SET: len(samples.z)})
+        return Candidate(INTEGRATION, integrate_noise(self.samples, self.energy), {_SET: len(self.samples.z)})
 
     def learned_log_z(self) -> Candidate | None:
         """log Z from the learned normalisers: -f_0, or f_1 and the step to the target by Bennett."""

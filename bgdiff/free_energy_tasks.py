@@ -1,15 +1,21 @@
 """The work behind ``bgdiff free-energy``: which estimates make up which quantity."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import bgdiff
-from bgdiff.analysis.free_energy_results import FreeEnergies, ProfileRecord, Quantity, TemperaturePoint
-from bgdiff.errors import DataError
+from bgdiff.analysis.free_energy_results import (
+    FreeEnergies,
+    Histogram,
+    ProfileRecord,
+    Quantity,
+    TemperaturePoint,
+)
+from bgdiff.errors import ConfigError, DataError
 from bgdiff.free_energy.judgement import ENOUGH, LEAST_FRACTION, LEAST_OVERLAP, LEVEL
 from bgdiff.free_energy_conditions import at_another_temperature, profile_along
 from bgdiff.free_energy_estimates import (
@@ -26,6 +32,7 @@ from bgdiff.free_energy_records import quantity_record
 from bgdiff.free_energy_regions import Measured, RegionPair
 from bgdiff.free_energy_rungs import INTEGRATION, LEARNED, MBAR, RungStudy
 from bgdiff.free_energy_samples import RunSamples, SampleSet, UpWalks
+from bgdiff.free_energy_systems import DirectSides, check_comparable, two_ladders
 from bgdiff.regions import Region, parse_region
 from bgdiff.variables import variable_named
 
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from bgdiff.free_energies import Request, Stages
     from bgdiff.observable_spec import ObservableSpec
     from bgdiff.run import Run
+    from bgdiff.systems import System
 
 __all__ = ["Tasks"]
 
@@ -49,6 +57,7 @@ class Tasks:
         seed = run.config.seed if request.seed is None else request.seed
         self.repeats = Repeats(request.bootstrap, seed)
         self.warnings: list[str] = []
+        self._log_z_works: list[Histogram] = []
 
     def all(self) -> FreeEnergies:
         """Everything that is asked for."""
@@ -58,9 +67,12 @@ class Tasks:
         if self.request.between is not None:
             pairs.append(("between", *self.request.between))
         regions = [(key, parse_region(a, system), parse_region(b, system)) for key, a, b in pairs]
+        other = self._other()
         variables = [variable_named(one, system.spec.observables) for one in self.request.profiles]
         quantities = [self.difference(initial, final, key) for key, initial, final in regions]
         quantities.append(self.log_z())
+        if other is not None:
+            quantities.append(self.to(other))
         return FreeEnergies(
             bgdiff_version=bgdiff.__version__,
             system=system.name,
@@ -141,7 +153,20 @@ class Tasks:
 
     def log_z(self) -> Quantity:
         """log Z of the target."""
-        found, works = Found(), []
+        return quantity_record(
+            self.found_log_z,
+            key="log_z",
+            kind="log_z",
+            title="log Z",
+            reference=self.run.system.reference.get("log_z"),
+            works=self._log_z_works,
+            notes=[_convention(self.run.system.spec.coordinates)],
+        )
+
+    @cached_property
+    def found_log_z(self) -> Found:
+        """All estimates of log Z."""
+        found = Found()
         corrected, walks = self.samples.corrected, self.samples.walks
         found.attempt(corrected.estimator, lambda: corrected_log_z(corrected, self.repeats))
         if self.samples.rounds:
@@ -150,7 +175,7 @@ class Tasks:
             try:
                 paths = self._whole(walks)
                 paths.log_z(found)
-                works = [paths.works()]
+                self._log_z_works = [paths.works()]
             except DataError as problem:
                 found.missing |= {PATH_BAR: str(problem), REVERSE: str(problem)}
         if self.rungs is None:
@@ -159,15 +184,30 @@ class Tasks:
             found.attempt(MBAR, self.rungs.log_z)
             found.attempt(INTEGRATION, self.rungs.integrated_log_z)
             found.attempt(LEARNED, self.rungs.learned_log_z)
-        return quantity_record(
+        return found
+
+    def to(self, other: "Run") -> Quantity:
+        """F(other) - F(this) between the systems of two runs."""
+        ours, theirs = self.run.system, other.system
+        there = Tasks(other, replace(self.request, between=None, to=None), self.stages)
+        with other.locked():
+            found = two_ladders(self.found_log_z, there.found_log_z)
+        with self.stages("energies in both systems") as progress:
+            direct = DirectSides(self.samples.corrected, there.samples.corrected, ours, theirs, progress)
+            direct.add(found)
+        reference = ours.reference_to(theirs).get("free_energy_difference")
+        names = _told_apart(ours, theirs)
+        record = quantity_record(
             found,
-            key="log_z",
-            kind="log_z",
-            title="log Z",
-            reference=self.run.system.reference.get("log_z"),
-            works=works,
-            notes=[_convention(self.run.system.spec.coordinates)],
+            key="to",
+            kind="systems",
+            title=f"ΔF({names[0]} → {names[1]})",
+            initial=names[0],
+            final=names[1],
+            reference=reference,
+            notes=["F = −log Z, momenta left out; each in kT of its own temperature."],
         )
+        return record.model_copy(update={"works": [direct.works(record.value)]})
 
     def temperature(self, value: float) -> TemperaturePoint:
         """What holds at another temperature."""
@@ -175,11 +215,24 @@ class Tasks:
         basins = {
             name: self.measured.mask(samples, parse_region(name, system)) for name in system.spec.basins
         }
-        differences = {
-            f"ΔF({one.initial} → {one.final})": (basins[one.initial], basins[one.final])
-            for one in system.differences
-        }
-        return at_another_temperature(samples, system.temperature, value, differences, basins, self.repeats)
+        differences = {one.name: (basins[one.initial], basins[one.final]) for one in system.differences}
+        averaged = {f"population_{name}": (mask.astype(np.float64), "1") for name, mask in basins.items()}
+        specs = system.spec.observables
+        for name, values in self.measured.of(samples, specs).items():
+            if specs[name].periodic:
+                averaged |= {f"cos_{name}": (np.cos(values), "1"), f"sin_{name}": (np.sin(values), "1")}
+            else:
+                unit = (
+                    "rad" if specs[name].in_degrees else "nm" if system.spec.kind == "openmm" else "reduced"
+                )
+                averaged[f"mean_{name}"] = values, unit
+        references: dict[str, Any] = {}
+        if system.spec.kind == "openmm":
+            known = system.at_temperature(value).reference.get("free_energy_differences") or []
+            references = {one["name"]: one for one in known}
+        return at_another_temperature(
+            samples, system.temperature, value, differences, averaged, self.repeats, references
+        )
 
     def profile(self, name: str, spec: "ObservableSpec") -> ProfileRecord:
         """Free energy along a variable."""
@@ -187,6 +240,18 @@ class Tasks:
         values = self.measured.of(samples, {name: spec})[name]
         molecule = self.run.system.spec.kind == "openmm"
         return profile_along(samples, name, spec, values, self.repeats, molecule=molecule)
+
+    def _other(self) -> "Run | None":
+        """The run to compare with, checked to be comparable."""
+        from bgdiff.run import Run
+
+        if self.request.to is None:
+            return None
+        other = Run(self.request.to)
+        if other.path.resolve() == self.run.path.resolve():
+            raise ConfigError(f"--to {other.path}: is the same run")
+        check_comparable(self.run.system, other.system)
+        return other
 
     def _has_paths(self, found: Found) -> bool:
         """Whether there are walks of both directions; if not, say why."""
@@ -227,6 +292,13 @@ class Tasks:
         del asked["out"]
         asked["to"] = None if self.request.to is None else str(self.request.to)
         return {**asked, "seed": self.repeats.seed, "frames": len(self.frames)}
+
+
+def _told_apart(first: "System", second: "System") -> tuple[str, str]:
+    """Names of two systems, with their temperatures if these are all that differs."""
+    if first.name != second.name:
+        return first.name, second.name
+    return f"{first.name} at {first.temperature:g} K", f"{second.name} at {second.temperature:g} K"
 
 
 def _convention(coordinates: str) -> str:

@@ -22,11 +22,10 @@ from bgdiff.analysis.plots import (
 )
 from bgdiff.analysis.results import BasinPopulation, ObservableInfo, Results
 from bgdiff.analysis.run_files import RunFiles
+from bgdiff.analysis.text import symbol
 from bgdiff.analysis.weights import normalised_weights
 
-__all__ = ["RunFigure", "draw_figures", "symbol"]
-
-_SYMBOLS = {"phi": "φ", "psi": "ψ", "omega": "ω", "theta": "θ", "chi": "χ", "chi1": "χ₁", "chi2": "χ₂"}
+__all__ = ["RunFigure", "draw_figures"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +37,6 @@ class RunFigure:
     caption: str
     alt: str
     figure: Figure
-
-
-def symbol(observable: str) -> str:
-    """An observable's name as it is written on an axis: φ for phi."""
-    return _SYMBOLS.get(observable, observable)
 
 
 def draw_figures(run: RunFiles, exact: Mapping[str, ExactProfile] | None = None) -> Iterator[RunFigure]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bgdiff.analysis.figures import RunFigure, symbol
+from bgdiff.analysis.figures import RunFigure
 from bgdiff.analysis.free_energy_plots import (
     Band,
     ForestRow,
@@ -25,6 +25,7 @@ from bgdiff.analysis.free_energy_results import (
     Rungs,
     TemperaturePoint,
 )
+from bgdiff.analysis.text import symbol
 
 __all__ = ["draw_free_energies"]
 

@@ -75,8 +75,12 @@ class EstimateRecord(_Model):
         dict[str, float | int | str | bool | None], BeforeValidator(_plain_diagnostics)
     ] = {}
     """What else the estimator says."""
+    reference: Number = None
+    """Independent value, where this estimate alone is compared with one."""
+    reference_std_error: Number = None
+    """Its standard error; 0 if exact."""
     z_score: Number = None
-    """(value - reference) in combined standard errors."""
+    """(value - reference) in combined standard errors; of the quantity, where that has the reference."""
 
 
 class Missing(_Model):
@@ -167,7 +171,8 @@ class Average(_Model):
     """Boltzmann average of an observable or population of a region."""
 
     name: str
-    """Of the observable or region."""
+    """``population_<basin>``, ``potential_energy_kT``, ``cos_<torsion>``, ``sin_<torsion>`` or
+    ``mean_<observable>``."""
     value: Number
     """In its own unit; populations are fractions."""
     std_error: Number
@@ -175,7 +180,7 @@ class Average(_Model):
     n_eff: Number
     """Effective number of samples."""
     unit: str
-    """fraction, kT, nm or reduced."""
+    """1, kT, rad, nm or reduced."""
 
 
 class TemperaturePoint(_Model):
@@ -192,9 +197,9 @@ class TemperaturePoint(_Model):
     change: EstimateRecord | None
     """F(T')/kT' - F(T)/kT of the whole system, without momenta; null if refused."""
     differences: list[EstimateRecord]
-    """ΔF of each of the system's differences at this temperature, in its own kT; ``estimator`` names it."""
+    """ΔF of each of the system's differences, in kT of that temperature; ``estimator`` is its name there."""
     averages: list[Average]
-    """Populations of basins and the mean energy."""
+    """Populations of basins, the mean energy, means of observables."""
 
 
 class ProfileRecord(_Model):

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bgdiff.analysis.free_energy_results import (
+    Average,
     EstimateRecord,
     FreeEnergies,
     ProfileRecord,
@@ -16,9 +17,9 @@ from bgdiff.analysis.free_energy_results import (
     Rungs,
     TemperaturePoint,
 )
-from bgdiff.analysis.text import count, fraction, kt_in_kj_per_mol, two_decimals, with_error
+from bgdiff.analysis.text import count, fraction, kt_in_kj_per_mol, symbol, two_decimals, with_error
 
-__all__ = ["answer", "free_energies_view", "learned_against_mbar"]
+__all__ = ["answer", "average_label", "free_energies_view", "learned_against_mbar"]
 
 _ACROSS = 3
 _GOOD, _BAD, _DOUBT = ("✓", "green"), ("✗", "bold red"), ("!", "yellow")
@@ -68,6 +69,17 @@ def learned_against_mbar(rungs: Rungs) -> str | None:
     )
 
 
+def average_label(average: Average) -> str:
+    """Such as ⟨cos φ⟩, population of left, or ⟨u⟩ / kT."""
+    kind, _, rest = average.name.partition("_")
+    if kind == "population":
+        return f"population of {rest}"
+    if average.name == "potential_energy_kT":
+        return "⟨u⟩ / kT"
+    unit = "" if average.unit in ("1", "reduced") else f" / {average.unit}"
+    return f"⟨{'' if kind == 'mean' else f'{kind} '}{symbol(rest)}⟩{unit}"
+
+
 def _quantity(quantity: Quantity, temperature: float | None) -> Iterator[RenderableType]:
     judgement = quantity.judgement
     table = _table(Text(quantity.title + ("" if quantity.kind == "log_z" else " / kT"), style="bold"))
@@ -90,7 +102,7 @@ def _quantity(quantity: Quantity, temperature: float | None) -> Iterator[Rendera
         )
     if quantity.estimates:
         yield table
-    level = _BAD if quantity.value is None else _DOUBT if judgement.consistent is None else _GOOD
+    level = _BAD if quantity.value is None else _GOOD if judgement.consistent else _DOUBT
     yield _marked(level, answer(quantity, temperature))
     yield _indented(judgement.verdict)
     for advice in judgement.advice:
@@ -132,9 +144,9 @@ def _temperatures(points: list[TemperaturePoint], kelvin: bool) -> Iterator[Rend
         for i, one in enumerate(shown[0].differences):
             cells = [point.differences[i] for point in shown]
             values = ("refused" if c.problem else with_error(c.value, c.std_error) for c in cells)
-            table.add_row(f"{one.estimator} / kT", *values, style="bold")
+            table.add_row(f"ΔF({one.estimator}) / kT", *values, style="bold")
         for i, average in enumerate(shown[0].averages):
-            name = average.name if average.unit == "fraction" else f"{average.name} / {average.unit}"
+            name = average_label(average)
             averages = (point.averages[i] for point in shown)
             table.add_row(name, *(with_error(a.value, a.std_error) for a in averages))
         changes = [point.change for point in shown]
@@ -143,11 +155,18 @@ def _temperatures(points: list[TemperaturePoint], kelvin: bool) -> Iterator[Rend
         )
         yield table
     for point in points:
+        for one in point.differences:
+            if one.reference is not None and not one.problem:
+                apart = "" if one.z_score is None else f", {abs(one.z_score):.1f} combined errors away"
+                text = f"{point.temperature:g}{unit}: reference ΔF({one.estimator}) "
+                yield _indented(text + with_error(one.reference, one.reference_std_error) + apart)
         if point.refused:
             yield _marked(_BAD, f"refused: {point.refused}")
         for one in point.differences:
             if one.problem:
-                yield _marked(_BAD, f"{point.temperature:g}{unit}, {one.estimator} refused: {one.problem}")
+                yield _marked(
+                    _BAD, f"{point.temperature:g}{unit}, ΔF({one.estimator}) refused: {one.problem}"
+                )
 
 
 def _profile(profile: ProfileRecord) -> Iterator[RenderableType]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bgdiff.analysis.figures import RunFigure, draw_figures, symbol
+from bgdiff.analysis.figures import RunFigure, draw_figures
 from bgdiff.analysis.profiles import ExactProfile
 from bgdiff.analysis.results import BasinPopulation, FreeEnergyDifference, Results
 from bgdiff.analysis.run_files import read_run
@@ -19,6 +19,7 @@ from bgdiff.analysis.text import (
     kt_in_kj_per_mol,
     percent,
     seconds,
+    symbol,
     two_decimals,
     with_error,
 )

@@ -6,7 +6,7 @@ and ``warnings`` says why.
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +20,7 @@ __all__ = [
     "BasinPopulation",
     "FreeEnergyDifference",
     "LogZ",
+    "Normalisers",
     "ObservableInfo",
     "Results",
     "SwapRates",
@@ -149,6 +150,31 @@ class SwapRates(_Model):
     """Over all pairs."""
 
 
+class Normalisers(_Model):
+    """Learned free energies f_k = -log Z_k of the rungs beside MBAR's, relative to the prior, in kT."""
+
+    LIMIT: ClassVar[float] = 0.1
+
+    largest: float
+    """The difference learned - MBAR that is largest in size."""
+    std_error: Number
+    """Its standard error, that of MBAR."""
+    rms: float
+    """Root mean square of all differences."""
+    ok: bool
+    """Whether the largest is within 0.1 kT."""
+    overlap: Number
+    """Of the rungs that overlap least, 0 to 1."""
+    sigma: list[float]
+    """Noise of the rungs that were compared."""
+    learned: list[float]
+    """f_k of training."""
+    mbar: list[float]
+    """f_k by MBAR on noised data that training has not seen."""
+    mbar_std_error: list[Number]
+    """Its standard error."""
+
+
 class Results(_Model):
     """Content of ``results.json``."""
 
@@ -233,6 +259,9 @@ class Results(_Model):
     observables: list[ObservableInfo]
     """Observables in the run's arrays."""
 
+    normalisers: Normalisers | None = None
+    """Check of the learned normalisers; the key is left out if training learned none."""
+
     target_evaluations: Count
     """Conformations whose target energy, with or without force, the run computed."""
     timings: dict[str, float]
@@ -271,7 +300,10 @@ def z_score(
 
 def write_results(path: Path | str, results: Results) -> None:
     """Write ``results.json`` atomically."""
-    write_json(path, results.model_dump(mode="json"))
+    content = results.model_dump(mode="json")
+    if results.normalisers is None:
+        del content["normalisers"]
+    write_json(path, content)
 
 
 def read_results(path: Path | str) -> Results:

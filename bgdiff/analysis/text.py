@@ -9,6 +9,7 @@ __all__ = [
     "kt_in_kj_per_mol",
     "percent",
     "seconds",
+    "symbol",
     "two_decimals",
     "with_error",
 ]
@@ -16,6 +17,7 @@ __all__ = [
 MOLAR_GAS_CONSTANT = 8.31446261815324e-3
 """kJ/(mol K), exact in the SI since 2019."""
 
+_SYMBOLS = {"phi": "φ", "psi": "ψ", "omega": "ω", "theta": "θ", "chi": "χ", "chi1": "χ₁", "chi2": "χ₂"}
 _THIN = "\u202f"  # narrow no-break space
 
 
@@ -56,6 +58,11 @@ def percent(value: float | None) -> str:
         return f"{share:.1f} %"
     decimals = max(1 - math.floor(math.log10(share)), 0)
     return f"{share:.{decimals}f} %"
+
+
+def symbol(observable: str) -> str:
+    """An observable's name as it is written on an axis: φ for phi."""
+    return _SYMBOLS.get(observable, observable)
 
 
 def two_decimals(value: float | None, sign: bool = False) -> str:
