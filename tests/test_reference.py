@@ -130,8 +130,12 @@ def test_references_that_are_not_possible(tmp_path):
     with pytest.raises(SystemDefinitionError, match="has no 'replica_exchange' section"):
         compute_reference(load_system(folder), tmp_path / "b.json", processes=1)
     text = (load_system("double_well").path / "system.yaml").read_text()
-    (folder / "system.yaml").write_text(text.replace("left: {observable: x", "left: {observable: y"))
-    with pytest.raises(SystemDefinitionError, match=r"basins\.left: only intervals of x"):
+    one, other = "{observable: x, intervals: [[-.inf, 0]]}", "{observable: same, intervals: [[-1, 0]]}"
+    text = text.replace("  y: {", "  same: {component: [0, 0]}\n  y: {")
+    (folder / "system.yaml").write_text(
+        text.replace(f"left: {one}", f"left: {{conditions: [{one}, {other}]}}")
+    )
+    with pytest.raises(SystemDefinitionError, match=r"basins\.left: only intervals of different coordinates"):
         compute_reference(load_system(folder), tmp_path / "c.json")
 
 
