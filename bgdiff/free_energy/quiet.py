@@ -37,11 +37,12 @@ def quietly() -> Iterator[list[str]]:
     """
     messages: list[str] = []
     logger = logging.getLogger("pymbar")
-    propagate = logger.propagate
+    propagate, level = logger.propagate, logger.level
     handler = _Collector(messages)
     state = np.random.get_state()  # noqa: NPY002 (pymbar seeds the legacy generator)
     logger.addHandler(handler)
     logger.propagate = False
+    logger.setLevel(logging.WARNING)
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -49,6 +50,7 @@ def quietly() -> Iterator[list[str]]:
         messages.extend(str(one.message) for one in caught)
     finally:
         logger.propagate = propagate
+        logger.setLevel(level)
         logger.removeHandler(handler)
         np.random.set_state(state)  # noqa: NPY002
         for message in messages:
