@@ -1,6 +1,7 @@
 """Alchemical references: known differences, estimators on harmonic wells, refusals, resuming."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ from molecules import switch_folder, twist_difference, twist_folder, twist_log_z
 
 from bgdiff.data.alchemical_analysis import bar_chain, cross_checks, group_mbar, integrate, one_step
 from bgdiff.data.alchemical_reference import compute_transformation
+from bgdiff.data.alchemy import alchemical_task, find_transformation
 from bgdiff.errors import ConfigError, DataError, SystemDefinitionError
 from bgdiff.same_atoms import check_same_atoms
 from bgdiff.systems import load_system
@@ -120,6 +122,25 @@ def test_an_interrupted_transformation_resumes_to_the_same_values(tmp_path):
     assert transform(hard, soft, tmp_path / "cut.json", **options) == whole
     with pytest.raises(ConfigError, match="exists already"):
         transform(hard, soft, tmp_path / "cut.json", **options)
+
+
+def test_a_task_goes_to_other_processes(tmp_path):
+    hard, soft = map(load_system, two_folders(tmp_path, WAY.replace("ladders: 8", "ladders: 1")))
+    task = alchemical_task(hard, soft, find_transformation(hard, soft), 3)
+    sent = pickle.loads(pickle.dumps(task))
+    assert sent.fingerprint() == task.fingerprint()
+    for one, two in zip(task.advance(0, 0, task.start(0)), sent.advance(0, 0, sent.start(0)), strict=True):
+        assert one.keys() == two.keys()
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_settings_come_from_the_section_or_from_replica_exchange(tmp_path, warm):
+    hard, soft = map(load_system, two_folders(tmp_path))
+    other = soft.at_temperature(320) if warm else soft
+    settings = find_transformation(hard, other)
+    assert (settings.ladders, len(settings.lambdas)) == ((32, 8) if warm else (8, 4))
+    assert settings.temperature == (320 if warm else None)
 
 
 def test_estimators_on_harmonic_wells():
@@ -280,3 +301,26 @@ def test_an_engine_that_openmm_does_not_confirm_is_told(tmp_path, monkeypatch):
     )
     with pytest.raises(DataError, match=r"are .* kT from OpenMM's on average"):
         transform(hard, soft, tmp_path / "out.json", length_ns=0.002)
+
+
+def test_the_shipped_difference_between_vacuum_and_water():
+    vacuum, water = map(load_system, ("alanine_dipeptide_vacuum", "alanine_dipeptide_obc1"))
+    result = vacuum.reference_to(water)
+    found, checks = result["free_energy_difference"], result["cross_checks"]
+    assert found["std_error"] <= 0.02
+    settings = vacuum.transformation_to(water).model_dump(mode="json", exclude={"reference"})
+    assert {key: result["settings"][key] for key in settings} == settings
+    assert checks["thermodynamic_integration"]["quadrature_error"] < 0.01
+    assert checks["mbar_decorrelated"]["smallest_overlap_of_neighbours"] > 0.1
+    others = [checks[key] for key in ("mbar_decorrelated", "bar_chain", "thermodynamic_integration")]
+    for check in [*others, checks["ends_alone"]["bar"]]:
+        assert abs(check["value"] - found["value"]) < 4 * np.hypot(check["std_error"], found["std_error"])
+    assert result["openmm"]["largest_deviation"] < 1e-3
+    for end, system in (("initial", vacuum), ("final", water)):
+        assert all(item["rhat"] < 1.01 for item in result["convergence"][end].values())
+        (basins,), (tempering,) = (
+            result["basin_differences"][end],
+            system.reference["free_energy_differences"],
+        )
+        error = np.hypot(basins["std_error"], tempering["std_error"])
+        assert abs(basins["value"] - tempering["value"]) < 4 * error
