@@ -232,12 +232,15 @@ class RungStudy:
             update={"overlap": None, "bridge_places": 0, "pilot_particles": _PILOT, "move": move or "mala"}
         )
         file = self._run.file(FOLDER) / "pilot.json"
-        if not file.is_file():
+        try:
+            pilot = Pilot.load(file, settings)
+        except (
+            CheckpointError
+        ):  # missing, damaged, or of other settings: samples of the rungs do not depend on it
             with self._stages("tune moves") as progress:
-                run_pilot(self._generator, settings, seed=self._repeats.seed, progress=progress).save(
-                    file, settings
-                )
-        return Corrector(self._generator, settings, Pilot.load(file, settings))
+                pilot = run_pilot(self._generator, settings, seed=self._repeats.seed, progress=progress)
+            pilot.save(file, settings)
+        return Corrector(self._generator, settings, pilot)
 
     def _stored(self, file: Path, rungs: Sequence[int]) -> RungSamples | None:
         """What a file holds; None if it is missing, damaged or of another ladder, and is to be made again."""

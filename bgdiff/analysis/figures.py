@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bgdiff.analysis.free_energy_plots import rung_curves
 from bgdiff.analysis.plots import (
     AngleSample,
     EnergySample,
@@ -52,6 +53,18 @@ def draw_figures(run: RunFiles, exact: Mapping[str, ExactProfile] | None = None)
     yield _energies(run, weight)
     if not run.results.n_chains:
         yield _weights(run)
+    if run.results.normalisers is not None:
+        found = run.results.normalisers
+        errors = [np.nan if error is None else error for error in found.mbar_std_error]
+        yield RunFigure(
+            "normalisers",
+            "Learned normalisers",
+            "Free energy f = −ln Z of the rungs relative to the prior, as learned in training and by MBAR on "
+            "noised data that training has not seen; below their difference with MBAR's standard errors. "
+            f"Grey: the {found.LIMIT:g} kT within which they should agree.",
+            "Learned free energies of the rungs against those of MBAR.",
+            rung_curves(found.sigma, found.learned, found.mbar, errors, limit=found.LIMIT),
+        )
     if run.history:
         yield RunFigure(
             "training",

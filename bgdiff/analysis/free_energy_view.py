@@ -17,12 +17,13 @@ from bgdiff.analysis.free_energy_results import (
     Rungs,
     TemperaturePoint,
 )
+from bgdiff.analysis.summary import MARKS, STYLES
 from bgdiff.analysis.text import count, fraction, kt_in_kj_per_mol, symbol, two_decimals, with_error
+from bgdiff.analysis.verdict import Level
 
-__all__ = ["answer", "average_label", "free_energies_view", "learned_against_mbar"]
+__all__ = ["answer", "average_label", "free_energies_view", "learned_against_mbar", "quantity_level"]
 
 _ACROSS = 3
-_GOOD, _BAD, _DOUBT = ("✓", "green"), ("✗", "bold red"), ("!", "yellow")
 
 
 def free_energies_view(content: FreeEnergies) -> Group:
@@ -35,8 +36,8 @@ def free_energies_view(content: FreeEnergies) -> Group:
     for profile in content.profiles:
         parts += ["", *_profile(profile)]
     if content.rungs is not None and (line := learned_against_mbar(content.rungs)):
-        parts += ["", _marked(_GOOD if "agree" in line else _DOUBT, line)]
-    parts += [_marked(_DOUBT, warning) for warning in content.warnings]
+        parts += ["", _marked(Level.RELIABLE if "agree" in line else Level.CAUTION, line)]
+    parts += [_marked(Level.CAUTION, warning) for warning in content.warnings]
     return Group(*parts)
 
 
@@ -67,6 +68,13 @@ def learned_against_mbar(rungs: Rungs) -> str | None:
         f"Learned normalisers {word} MBAR over {count(len(gaps))} rungs: largest difference "
         f"{max(gaps):.2g} kT (limit 0.1)"
     )
+
+
+def quantity_level(quantity: Quantity) -> Level:
+    """Whether the answer can be relied on."""
+    if quantity.value is None:
+        return Level.UNRELIABLE
+    return Level.RELIABLE if quantity.judgement.consistent else Level.CAUTION
 
 
 def average_label(average: Average) -> str:
@@ -102,8 +110,7 @@ def _quantity(quantity: Quantity, temperature: float | None) -> Iterator[Rendera
         )
     if quantity.estimates:
         yield table
-    level = _BAD if quantity.value is None else _GOOD if judgement.consistent else _DOUBT
-    yield _marked(level, answer(quantity, temperature))
+    yield _marked(quantity_level(quantity), answer(quantity, temperature))
     yield _indented(judgement.verdict)
     for advice in judgement.advice:
         yield _indented(f"→ {advice}", "cyan")
@@ -161,17 +168,18 @@ def _temperatures(points: list[TemperaturePoint], kelvin: bool) -> Iterator[Rend
                 text = f"{point.temperature:g}{unit}: reference ΔF({one.estimator}) "
                 yield _indented(text + with_error(one.reference, one.reference_std_error) + apart)
         if point.refused:
-            yield _marked(_BAD, f"refused: {point.refused}")
+            yield _marked(Level.UNRELIABLE, f"refused: {point.refused}")
         for one in point.differences:
             if one.problem:
                 yield _marked(
-                    _BAD, f"{point.temperature:g}{unit}, ΔF({one.estimator}) refused: {one.problem}"
+                    Level.UNRELIABLE,
+                    f"{point.temperature:g}{unit}, ΔF({one.estimator}) refused: {one.problem}",
                 )
 
 
 def _profile(profile: ProfileRecord) -> Iterator[RenderableType]:
     if profile.refused:
-        yield _marked(_BAD, f"profile along {profile.variable}: {profile.refused}")
+        yield _marked(Level.UNRELIABLE, f"profile along {profile.variable}: {profile.refused}")
         return
     known = [
         (value, error, left, right)
@@ -214,8 +222,8 @@ def _table(title: Text) -> Table:
     return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
 
 
-def _marked(level: tuple[str, str], text: str) -> Text:
-    return Text.assemble(level, " ", text)
+def _marked(level: Level, text: str) -> Text:
+    return Text.assemble((MARKS[level], STYLES[level]), " ", text)
 
 
 def _indented(text: str, style: str = "") -> Padding:

@@ -1,15 +1,16 @@
 """The report of a run: ``figures/*.png`` and one self-contained ``report.html``."""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bgdiff.analysis.figures import RunFigure, draw_figures
+from bgdiff.analysis.free_energy_report import free_energy_figures, free_energy_section, read_if_there
 from bgdiff.analysis.profiles import ExactProfile
-from bgdiff.analysis.results import BasinPopulation, FreeEnergyDifference, Results
+from bgdiff.analysis.results import BasinPopulation, FreeEnergyDifference, Normalisers, Results
 from bgdiff.analysis.run_files import read_run
 from bgdiff.analysis.style import DPI, WIDTH, save_figure
 from bgdiff.analysis.summary import MARKS
@@ -48,7 +49,8 @@ def build_report(
 
     Args:
         run_dir: directory with ``results.json`` and ``proposal.npz``, and, for the full report,
-            ``data.npz``, ``held_out.npz``, ``train/history.jsonl`` and ``run.json``.
+            ``data.npz``, ``held_out.npz``, ``train/history.jsonl``, ``run.json`` and, if it was asked for,
+            ``free_energies.json``.
         exact: exact free-energy curves by observable, where they are known.
         formats: further formats of the figures beside ``png``, such as ``pdf`` or ``svg`` for print.
 
@@ -62,12 +64,20 @@ def build_report(
     directory = Path(run_dir)
     run = read_run(directory)
     folder = make_directory(directory / "figures")
-    figures = []
-    for drawn in draw_figures(run, exact):
-        for suffix in ("png", *formats):
-            save_figure(drawn.figure, folder / f"{drawn.name}.{suffix}")
-        figures.append(_embed(drawn, folder / f"{drawn.name}.png"))
-    results = run.results
+    results, content = run.results, read_if_there(directory)
+
+    def saved(figures: Iterable[RunFigure]) -> list[dict[str, Any]]:
+        embedded = []
+        for drawn in figures:
+            for suffix in ("png", *formats):
+                save_figure(drawn.figure, folder / f"{drawn.name}.{suffix}")
+            embedded.append(_embed(drawn, folder / f"{drawn.name}.png"))
+        return embedded
+
+    figures = saved(draw_figures(run, exact))
+    free_energies = None
+    if content is not None:
+        free_energies = free_energy_section(content) | {"figures": saved(free_energy_figures(content))}
     judged = findings(results)
     environment = Environment(
         loader=PackageLoader("bgdiff.analysis"), autoescape=True, undefined=StrictUndefined
@@ -82,6 +92,7 @@ def build_report(
         reference_methods=_reference_methods(results),
         basins=[_basin_row(results, basin) for basin in results.basins],
         figures=figures,
+        free_energies=free_energies,
         missing=_missing(bool(run.history), bool(run.data)),
         diagnostics=list(_diagnostics(results)),
         provenance=list(_provenance(results)),
@@ -225,6 +236,8 @@ def _diagnostics(results: Results) -> Iterator[dict[str, str]]:
     rows = list(_chain_rows(results)) if results.n_chains else []
     if results.ess_kish is not None:
         rows += _weight_rows(results)
+    if results.normalisers is not None:
+        rows.append(_normaliser_row(results.normalisers))
     for name, value, definition in rows:
         yield {"name": name, "value": value, "definition": definition}
 
@@ -302,6 +315,16 @@ def _weight_rows(results: Results) -> list[tuple[str, str, str]]:
         )
         rows.append(("effective families", fraction(results.effective_fraction), text))
     return rows
+
+
+def _normaliser_row(found: Normalisers) -> tuple[str, str, str]:
+    text = (
+        f"largest difference in kT from MBAR on the same {count(len(found.sigma))} rungs and data that "
+        f"training has not seen; root mean square {two_decimals(found.rms)}; "
+        + ("within" if found.ok else "beyond")
+        + f" the limit of {found.LIMIT:g}"
+    )
+    return "learned normalisers", with_error(found.largest, found.std_error), text
 
 
 def _provenance(results: Results) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,9 @@
 r"""Several estimates of one quantity: do they agree, which one to quote, or why none.
 
 *Sufficient* is an estimate whose error bar can be believed: finite, enough effective samples, ensembles that
-overlap. Only sufficient estimates are compared, and only one of them is quoted: of the two-sided ones (from
-samples of both ensembles) that with the smallest error, else of the one-sided ones. Estimates that carry an
+overlap. Only sufficient estimates are compared, and only one of them is quoted, that with the smallest error.
+Two-sided ones (from samples of both ensembles) go before one-sided ones, unless their errors are more than
+twice as large. Estimates that carry an
 error of the model besides their own, such as learned normalisers, are shown but neither compared nor quoted.
 
 *Consistent* at false-alarm rate α means that three tests pass, each at an equal share of α (tests for which
@@ -54,6 +55,8 @@ LEAST_OVERLAP = 0.03
 LEAST_FRACTION = 0.005
 """Overlap (Kish fraction) below which a one-sided estimate is not believed."""
 LEVEL = 0.01
+"""False alarms among estimates that agree."""
+_ONE_SIDED = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,7 @@ def judge(
         caution = f"Estimates which ask that {assumption} do not agree with the others: it does not hold. "
         tested = replace(again, alarms=tested.alarms)
     two_sided = [c for c in believed if c.two_sided]
-    best = min(two_sided or believed, key=lambda candidate: candidate.estimate.std_error)
+    best = min(believed, key=_cost)
     if tested.p_value is not None:
         freedoms = "degree" if tested.degrees_of_freedom == 1 else "degrees"
         verdict = (
@@ -188,6 +191,11 @@ def judge(
         *tested.numbers,
         tested.alarms,
     )
+
+
+def _cost(candidate: Candidate) -> float:
+    """The error, that of a one-sided estimate doubled: it cannot tell what its samples miss."""
+    return candidate.estimate.std_error * (1.0 if candidate.two_sided else _ONE_SIDED)
 
 
 @dataclass(frozen=True, slots=True)
