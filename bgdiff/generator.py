@@ -1,5 +1,6 @@
 """The Boltzmann generator: what training yields, what it draws, and what reweighting makes of that."""
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,14 @@ from torch import Tensor
 from bgdiff.analysis.weights import WeightDiagnostics, normalised_weights, weight_diagnostics
 from bgdiff.config import RunConfig, make_config, parse_config
 from bgdiff.coordinates import Coordinates, LatentTarget, coordinates_from_state
-from bgdiff.errors import CheckpointError, ConfigError
+from bgdiff.errors import CheckpointError, ConfigError, DataError
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.free_energy.importance import expectation, free_energy_difference, log_z
+from bgdiff.free_energy.normalisers import polish, solve_normalisers
 from bgdiff.io import load_tensors, save_tensors
 from bgdiff.ladder.levels import even_levels, noise_levels
 from bgdiff.ladder.paths import Ladder, Paths, measure_curvature, measure_moments
+from bgdiff.ladder.rung_samples import data_width
 from bgdiff.models import EnergyNetwork
 from bgdiff.preparation import Prepared, prepare
 from bgdiff.progress import Progress, silent
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BoltzmannGenerator", "Ensemble", "Proposal", "finish", "join_paths", "train"]
 
+_LOG = logging.getLogger(__name__)
 _CURVATURE_SAMPLES = 2048
 
 
@@ -42,7 +46,7 @@ class BoltzmannGenerator:
 
     ``normalisers`` are the learned f_k = -log Z_k of the training rungs, ``(K+1,)``, float64, with the
     noise levels ``training_sigma``; f_K = 0 is the normalised prior. f_0 is learned only when
-    training classified against the target.
+    training classified against the target. :func:`finish` has polished them on the training data.
     """
 
     system: System
@@ -274,7 +278,8 @@ def finish(
     """Turn a finished training into a generator: averaged weights, reverse steps, well-placed rungs.
 
     The scores' second moments, and the curvature along torsions, are measured on the training rungs and
-    interpolated between them; a pilot walk up those rungs then says where rungs are needed.
+    interpolated between them; a pilot walk up those rungs then says where rungs are needed. The normalisers
+    that training learned by stochastic steps are brought to DiffCLF's optimum for the averaged energies.
     """
     config, settings, sigma = trainer.config, trainer.config.ladder, trainer.sigma
     z = prepared.training.z.to(trainer.device)
@@ -288,7 +293,8 @@ def finish(
 
     n_pilot, periodic = settings.pilot_samples, bool(trainer.periodic.any())
     rungs = len(sigma) - 1
-    total = rungs * (1 + periodic + bool(n_pilot))
+    classified = trainer.settings.classification is not None
+    total = rungs * (1 + periodic + bool(n_pilot) + classified)
 
     def after(start: int) -> Progress:
         return lambda done, of, text="": progress(start + done * rungs // of, total, text)
@@ -299,9 +305,12 @@ def finish(
         trainer.average, sigma, data[:_CURVATURE_SAMPLES], stream("curvature"), progress=after(rungs)
     )
     measured = Ladder(trainer.average, sigma, moments, torsional)
+    normalisers = trainer.normalisers
+    if classified:
+        normalisers = _polished(measured, normalisers, z, stream("normalisers"), after(total - rungs))
     if n_pilot:
         pilot = some(n_pilot, "pilot")
-        variances = measured.step_variances(pilot, stream("pilot"), progress=after(total - rungs))
+        variances = measured.step_variances(pilot, stream("pilot"), progress=after(rungs * (1 + periodic)))
         levels = even_levels(sigma, variances, settings.n_rungs)
     else:
         levels = noise_levels(settings.n_rungs, settings.sigma_min, settings.sigma_max).to(sigma.device)
@@ -309,10 +318,25 @@ def finish(
         system,
         prepared.coordinates,
         measured.at(levels),
-        trainer.normalisers.cpu(),
+        normalisers.cpu(),
         sigma.cpu(),
         config,
     )
+
+
+def _polished(
+    ladder: Ladder, learned: Tensor, z: Tensor, generator: torch.Generator, progress: Progress
+) -> Tensor:
+    """Learned normalisers of the training rungs, solved for on the training data z ``(n, d)``."""
+    width = data_width(ladder)
+    try:
+        solved = solve_normalisers(
+            ladder.model, ladder.sigma, width, z, generator, initial=learned, progress=progress
+        )
+    except DataError as problem:  # nothing but free energies from f_k themselves depends on it
+        _LOG.warning("the learned normalisers stay as training left them: %s", problem)
+        return learned
+    return polish(learned, ladder.sigma, width, solved)
 
 
 def join_paths(parts: list[Paths]) -> Paths:

@@ -32,7 +32,6 @@ from bgdiff.progress import Progress, silent
 
 __all__ = [
     "RungSamples",
-    "apart",
     "chosen_rungs",
     "data_width",
     "energy_matrix",
@@ -40,6 +39,7 @@ __all__ = [
     "noise_derivatives",
     "rung_samples",
     "spaced_rungs",
+    "within_reach",
 ]
 
 Array = NDArray[np.float64]
@@ -115,9 +115,20 @@ def chosen_rungs(ladder: Ladder, spacing: float = 1.0) -> tuple[int, ...]:
     return spaced_rungs(statistical_length(ladder.sigma, data_width(ladder)), spacing)
 
 
-def apart(length: Tensor, first: int, second: int, reach: float | None) -> bool:
-    """Whether two rungs are farther apart than ``reach``; never if it is None."""
-    return reach is not None and abs(float(length[first] - length[second])) > reach
+def within_reach(sigma: Tensor, width: Tensor, periodic: Tensor, reach: float | None) -> Tensor:
+    """Which pairs of rungs may overlap, bool ``(K+1, K+1)``: those within a statistical length ``reach``.
+
+    Of the real axes alone: on periodic axes the length is an upper bound only, and rungs that seem far apart
+    may be the same uniform density.
+
+    Args:
+        sigma, width: as for :func:`bgdiff.ladder.levels.statistical_length`.
+        reach: None: all.
+    """
+    if reach is None or bool(periodic.all()):
+        return torch.ones(len(sigma), len(sigma), dtype=torch.bool)
+    length = statistical_length(sigma, width[~periodic.to(width.device)]).cpu()
+    return (length[:, None] - length).abs() <= reach
 
 
 def rung_samples(
@@ -210,7 +221,7 @@ def energy_matrix(
         target: costs one evaluation per point; without it row 0 is left out, which needs a target without
             points.
         reach: rungs of the model farther than this statistical length from a point's own count as +inf, which
-            saves time and neglects about e^(-reach²/4) of the overlap; None: all count.
+            saves time and is wrong by about e^(-reach²/4); 5 or more. None: all count.
 
     Raises:
         ConfigError: the target has points, but is not given.
@@ -218,12 +229,12 @@ def energy_matrix(
     if target is None and samples.counts[0]:
         raise ConfigError("these samples hold points of the target; give its density")
     ladder, z = samples.ladder, samples.z
-    length = statistical_length(ladder.sigma, data_width(ladder))[list(samples.rungs)]
+    near = within_reach(ladder.sigma, data_width(ladder), ladder.model.periodic, reach)
     energy = np.full((len(samples.rungs), len(z)), np.inf)
     last = len(samples.rungs) - 1
     for state in range(1, last):
         for own in range(len(samples.rungs)):
-            if samples.counts[own] and not apart(length, own, state, reach):
+            if samples.counts[own] and bool(near[samples.rungs[own], samples.rungs[state]]):
                 rows = samples.rows(own)
                 density = _log_density(ladder.model, z[rows], ladder.sigma[samples.rungs[state]])
                 energy[state, rows] = -density.cpu().numpy()
