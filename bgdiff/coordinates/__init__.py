@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from bgdiff.coordinates.base import Coordinates
+from bgdiff.coordinates.change import LatentChange, change_latents
 from bgdiff.coordinates.internal import InternalCoordinates, ZMatrixMap
 from bgdiff.coordinates.latent import LatentTarget
 from bgdiff.coordinates.mean_free import MeanFreeCoordinates
@@ -16,12 +17,14 @@ from bgdiff.errors import CheckpointError
 __all__ = [
     "Coordinates",
     "InternalCoordinates",
+    "LatentChange",
     "LatentTarget",
     "MeanFreeCoordinates",
     "WhitenedCoordinates",
     "Whitening",
     "ZMatrix",
     "ZMatrixMap",
+    "change_latents",
     "coordinates_from_state",
     "wrap",
 ]
