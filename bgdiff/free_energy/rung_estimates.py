@@ -5,9 +5,8 @@ With F(σ) = -log Z_θ(σ) of the model's rungs, dF/d ln σ = ⟨-∂ log p̃_θ
     log Z = [F_prior - F(σ_top)] + ∫_{σ_1}^{σ_top} ⟨-∂ log p̃_θ/∂ ln σ⟩ d ln σ + [F(σ_1) - F_target],
 
 where σ_top is the highest chosen rung below the prior. Only energies of neighbouring noise levels belong to
-one
-family that can be differentiated: the steps from the prior, whose density the model need not share, and to
-the target are Bennett's (Zwanzig's, if there are no samples of the target).
+one family that can be differentiated: the steps from the prior, whose density the model need not share, and
+to the target are Bennett's (Zwanzig's, if there are no samples of the target).
 
 The points of one population depend on each other at all rungs. So the terms are correlated, and the error is
 that of sums over populations of what each point changes in the whole, to first order.
