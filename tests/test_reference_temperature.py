@@ -94,3 +94,24 @@ def test_temperatures_and_lengths_that_make_no_sense(system, tmp_path):
         compute_reference(load_system("double_well"), tmp_path / "a.json", length_ns=1)
     with pytest.raises(ConfigError, match="double_well is in reduced units"):
         compute_reference(load_system("double_well"), tmp_path / "a.json", temperature=340)
+
+
+def test_shipped_references_at_other_temperatures():
+    system = load_system("alanine_dipeptide_obc1")
+    assert system.spec.references_at
+    for temperature in system.spec.references_at:
+        reference = system.at_temperature(temperature).reference
+        settings = system.spec.replica_exchange.model_dump(mode="json", exclude={"length_ns"})
+        assert {key: reference["settings"][key] for key in settings} == settings
+        (difference,) = reference["free_energy_differences"]
+        assert difference["std_error"] <= 0.03
+        judged = {**reference["convergence"], **difference["convergence"]}
+        assert all(item["rhat"] < 1.01 for item in judged.values())
+        for estimate in (difference, *reference["averages"].values()):
+            alone = estimate["lowest_temperature_alone"]
+            assert abs(alone["value"] - estimate["value"]) < 4 * alone["std_error"]
+        # dF/dβ = <U>, and F is concave in β: a tangent lies above it
+        energy = reference["averages"]["potential_energy_kT"]["value"]
+        for row in reference["temperature_free_energies"]:
+            if row["temperature"] != temperature:
+                assert row["value"] < (temperature / row["temperature"] - 1) * energy
