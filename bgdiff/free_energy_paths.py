@@ -94,12 +94,13 @@ class PathSides:
     def works(self, name: str | None = None) -> Histogram:
         """Distributions of -log W of the walks down that end in a region, and of those up from it."""
         down, up = self._walks.log_weight, self._frames.log_weight
+        share = self._shares()
         estimate = self._both.log_z() if name is None else self._both.region(name)
         n = len(down)
         if name is not None:
             number = self._both.names.index(name)
-            down, up = down[self._down == number], up[self._up == number]
-        forward, reverse = (-part[np.isfinite(part)] for part in (down, up))
+            down, up, share = down[self._down == number], up[self._up == number], share[self._up == number]
+        forward, reverse = -down[np.isfinite(down)], -up
         both = np.concatenate([np.quantile(part, [2e-3, 1 - 2e-3]) for part in (forward, reverse)])
         margin = 0.08 * float(np.ptp(both)) or 0.5
         edges = np.linspace(both.min() - margin, both.max() + margin, _BINS + 1)
@@ -107,9 +108,20 @@ class PathSides:
             label=name or "all conformations",
             edges=edges.tolist(),
             forward=(np.histogram(forward, edges)[0] / n).tolist(),
-            reverse=(np.histogram(reverse, edges)[0] / max(reverse.size, 1)).tolist(),
+            reverse=np.histogram(reverse, edges, weights=share / share.sum())[0].tolist(),
             crossing=-estimate.value,
         )
+
+    def _shares(self) -> Array:
+        """Weights of the walks up ``(m,)`` that give every region its population, whatever the data hold."""
+        share = np.ones(len(self._up))
+        for number, name in enumerate(self._both.names):
+            here = self._up == (number if name != ELSEWHERE else -1)
+            if here.any() and self.has_both(name):
+                share[here] = self._both.population(name).value / here.sum()
+            else:
+                share[here] = 0.0
+        return share
 
     def _add(self, found: Found, make: Callable[[], Estimate], regions: Sequence[str], whole: bool) -> None:
         empty = [name for name in regions if self._both.counts[name][0] and not self._both.counts[name][1]]

@@ -288,7 +288,10 @@ class Tasks:
         return None
 
     def _settings(self) -> dict[str, Any]:
-        asked = asdict(self.request)
+        asked = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self.request).items()
+        }
         del asked["out"]
         asked["to"] = None if self.request.to is None else str(self.request.to)
         return {**asked, "seed": self.repeats.seed, "frames": len(self.frames)}

@@ -337,14 +337,18 @@ def _reweight(run: Run, stages: Stages, method: Method | None = None) -> None:
                 f"run: bgdiff sample {run.path}"
             )
         write_ensemble(run, run.generator(), method, progress)
-    _write_results(run)
+    _write_results(run, stages)
 
 
-def _write_results(run: Run) -> None:
+def _write_results(run: Run, stages: Stages) -> None:
     from bgdiff.analysis.results import write_results
+    from bgdiff.normaliser_check import check_run
     from bgdiff.outputs import summarise_run
 
-    write_results(run.file("results.json"), summarise_run(run, bgdiff.__version__, _versions(run.system)))
+    with run.timed("check"), stages("check the learned normalisers") as progress:
+        normalisers = check_run(run, run.generator(), progress)
+    results = summarise_run(run, bgdiff.__version__, _versions(run.system))
+    write_results(run.file("results.json"), results.model_copy(update={"normalisers": normalisers}))
 
 
 def _report(run: Run, stages: Stages) -> None:

@@ -91,7 +91,8 @@ def _works(quantity: Quantity) -> RunFigure:
         f"Works behind {quantity.title}",
         "Distributions of the work −ln W of walks from the prior down to the target and of data walked up. "
         "By Crooks' theorem they cross at −ln Z of the region; they must overlap for the estimate to be "
-        "trusted. Walks down that end elsewhere are left out, so that their area is the region's share.",
+        "trusted. Walks down that end elsewhere are left out, so that their area is the share of those that "
+        "end in the region; walks up are weighted to the populations of the regions.",
         f"Histograms of forward and reverse work behind {quantity.title}.",
         works(panels),
     )
