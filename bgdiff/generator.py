@@ -307,7 +307,7 @@ def finish(
     measured = Ladder(trainer.average, sigma, moments, torsional)
     normalisers = trainer.normalisers
     if classified:
-        normalisers = _polished(measured, normalisers, z, stream("normalisers"), after(total - rungs))
+        normalisers = _polished(measured, normalisers, z, stream("polish"), after(total - rungs))
     if n_pilot:
         pilot = some(n_pilot, "pilot")
         variances = measured.step_variances(pilot, stream("pilot"), progress=after(rungs * (1 + periodic)))
@@ -331,8 +331,9 @@ def _polished(
     width = data_width(ladder)
     try:
         solved = solve_normalisers(
-            ladder.model, ladder.sigma, width, z, generator, initial=learned, progress=progress
-        )
+            ladder.model, ladder.sigma, width, z, generator, initial=learned, points=2000, spacing=1.0,
+            progress=progress,
+        )  # fmt: skip
     except DataError as problem:  # nothing but free energies from f_k themselves depends on it
         _LOG.warning("the learned normalisers stay as training left them: %s", problem)
         return learned

@@ -11,8 +11,11 @@ from test_rung_samples import Unnormalised
 
 from bgdiff.errors import DataError
 from bgdiff.free_energy.normalisers import check_normalisers, polish, solve_normalisers
+from bgdiff.generator import _polished
 from bgdiff.ladder.levels import noise_levels
+from bgdiff.ladder.paths import Ladder
 from bgdiff.models import GaussianModel
+from bgdiff.progress import silent
 
 SIGMA = noise_levels(40, 0.1, 8.0)
 WIDTH = torch.full((2,), 0.3, dtype=torch.float64)
@@ -97,3 +100,14 @@ def test_learned_normalisers_are_polished_and_checked() -> None:
 def test_too_few_data_are_refused() -> None:
     with pytest.raises(DataError, match="3 data points"):
         solve_normalisers(MODEL, SIGMA, WIDTH, torch.zeros(3, 2), seeded(0))
+
+
+def test_a_training_that_cannot_be_polished_keeps_what_it_learned(caplog: pytest.LogCaptureFixture) -> None:
+    ladder = Ladder(MODEL, SIGMA, (1 / (0.3 + SIGMA[1:, None] ** 2)).expand(-1, 2))
+    learned = known()
+    kept = _polished(ladder, learned, torch.zeros(3, 2), seeded(8), silent)
+    assert kept is learned
+    assert "stay as training left them: normalisers: 3 data points" in caplog.text
+    z = mixture().sample(400, seeded(9))
+    found = _polished(ladder, learned + 0.4 * torch.tanh(SIGMA), z, seeded(10), silent)
+    np.testing.assert_allclose(found[1:], known()[1:], atol=0.25)

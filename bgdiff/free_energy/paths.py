@@ -140,7 +140,7 @@ class BidirectionalPaths:
         """log Z of the target over all regions; the overlap is the regions' mean, weighted by their Z_A."""
         share = np.exp(self._log_z[_BENNETT] - _total(self._log_z[_BENNETT]))
         overlaps = [self._overlap(r) for r in range(len(self.names))]
-        overlap = sum(p * (o or 0.0) for p, o in zip(share, overlaps, strict=True))
+        overlap = float(sum(p * (o or 0.0) for p, o in zip(share, overlaps, strict=True)))
         return self._estimate(_total, "log Z, path BAR", range(len(self.names)), overlap, together=True)
 
     def region(self, name: str) -> Estimate:
