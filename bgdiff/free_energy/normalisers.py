@@ -3,7 +3,9 @@ r"""The normalisers f_k = -log Z_k of a model's rungs, solved by MBAR on noised 
 DiffCLF learns f_k together with the energies, by stochastic steps. With the energies given, its optimum over
 the f_k is reverse logistic regression, which is MBAR (Geyer 1994; arXiv 2601.21025): data noised to the rungs
 are the samples, the model's energies -log p̃_θ(z, σ_k) the energies. That checks what was learned, on data
-that training has not seen, and polishes it, on the training data.
+that training has not seen, and polishes it, on the training data. Training leaves two errors: the scatter of
+its last steps, and, where energies are wrong, that of telling rungs apart in pairs at some distance, whose
+optimum is then another one than that of all rungs together.
 
 The chance scatter of the f_k is mostly that of |z|² at large noise: an error in ln σ of the mean of one rung
 adds up over all rungs below. Noise is therefore drawn in fours, ε, -ε, ε' and -ε', where ε' has the direction
