@@ -26,7 +26,7 @@ __all__ = ["at_another_temperature", "profile_along"]
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_BINS = 72
+_FEWEST_BINS, _MOST_BINS = 24, 72
 _LEAST_RESAMPLINGS = 200
 
 
@@ -101,7 +101,9 @@ def profile_along(
     """
     scale = math.degrees(1.0) if spec.in_degrees else 1.0
     shown = values * scale
-    edges = np.linspace(-180, 180, _BINS + 1) if spec.periodic else _edges(shown, samples.log_weight)
+    weight, _ = scaled_weights(samples.log_weight)
+    bins = int(np.clip(1.5 * kish(weight) ** 0.4, _FEWEST_BINS, _MOST_BINS))
+    edges = np.linspace(-180, 180, bins + 1) if spec.periodic else _edges(shown, weight, bins)
     unit = (
         "degree" if spec.in_degrees else "nm" if spec.distance or spec.radius_of_gyration or spec.rmsd else ""
     )
@@ -182,13 +184,12 @@ def _record(name: str, estimate: Estimate, n: int, source: str, problem: str | N
     )
 
 
-def _edges(values: Array, log_weight: Array) -> Array:
+def _edges(values: Array, weight: Array, bins: int) -> Array:
     """Bins over the central 99.98 % of the weight."""
-    weight, _ = scaled_weights(log_weight)
     used = np.isfinite(values) & (weight > 0)
     order = np.argsort(values[used])
     below = np.cumsum(weight[used][order])
     ends = np.searchsorted(below / below[-1], [1e-4, 1 - 1e-4]).clip(0, order.size - 1)
     low, high = values[used][order][ends]
     margin = 0.02 * (high - low) or 0.5
-    return np.linspace(low - margin, high + margin, _BINS + 1)
+    return np.linspace(low - margin, high + margin, bins + 1)

@@ -92,24 +92,28 @@ class PathSides:
         self._add(found, self._both.log_z, self._both.names, True)
 
     def works(self, name: str | None = None) -> Histogram:
-        """Distributions of -log W of the walks down that end in a region, and of those up from it."""
+        """Distributions of -log W of the walks down that end in a region, and of those up from it.
+
+        They cross at -log(Z_A/q_A), q_A being the share of walks down that end in the region.
+        """
         down, up = self._walks.log_weight, self._frames.log_weight
         share = self._shares()
-        estimate = self._both.log_z() if name is None else self._both.region(name)
-        n = len(down)
+        crossing = -(self._both.log_z() if name is None else self._both.region(name)).value
         if name is not None:
             number = self._both.names.index(name)
             down, up, share = down[self._down == number], up[self._up == number], share[self._up == number]
+            crossing += math.log(len(down) / len(self._down))
         forward, reverse = -down[np.isfinite(down)], -up
         both = np.concatenate([np.quantile(part, [2e-3, 1 - 2e-3]) for part in (forward, reverse)])
         margin = 0.08 * float(np.ptp(both)) or 0.5
-        edges = np.linspace(both.min() - margin, both.max() + margin, _BINS + 1)
+        bins = int(np.clip(4 * min(forward.size, reverse.size) ** (1 / 3), 16, _BINS))
+        edges = np.linspace(both.min() - margin, both.max() + margin, bins + 1)
         return Histogram(
             label=name or "all conformations",
             edges=edges.tolist(),
-            forward=(np.histogram(forward, edges)[0] / n).tolist(),
+            forward=(np.histogram(forward, edges)[0] / len(down)).tolist(),
             reverse=np.histogram(reverse, edges, weights=share / share.sum())[0].tolist(),
-            crossing=-estimate.value,
+            crossing=crossing,
         )
 
     def _shares(self) -> Array:

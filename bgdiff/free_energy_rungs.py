@@ -106,8 +106,18 @@ class RungStudy:
     def energy(self) -> Array:
         """Energies of all points in all states."""
         samples = self.samples  # drawn first, with its own progress
+        file = self._run.file(FOLDER) / f"rung-energies-{self._particles}.safetensors"
+        mark = samples.z.cpu().sum(0)
+        try:
+            tensors, _ = load_tensors(file)
+            if torch.equal(tensors["mark"], mark):
+                return np.asarray(tensors["energy"].numpy())
+        except CheckpointError:
+            pass  # missing or damaged: it is made again
         with self._stages("energies of the rungs") as progress:
-            return energy_matrix(samples, self._target, reach=_REACH, progress=progress)
+            energy = energy_matrix(samples, self._target, reach=_REACH, progress=progress)
+        save_tensors(file, {"energy": torch.from_numpy(energy), "mark": mark}, {"kind": "rung energies"})
+        return energy
 
     @cached_property
     def states(self) -> Multistate:
@@ -135,7 +145,9 @@ class RungStudy:
 
     def integrated_log_z(self) -> Candidate:
         """log Z by integration of ⟨∂u/∂ln σ⟩ over the noise; by Bennett for the first and the last step."""
-        return Candidate(INTEGRATION, integrate_noise(self.samples, self.energy), {_SET: len(self.samples.z)})
+        with np.errstate(invalid="ignore"):  # rungs out of reach have no energies to subtract
+            estimate = integrate_noise(self.samples, self.energy)
+        return Candidate(INTEGRATION, estimate, {_SET: len(self.samples.z)})
 
     def learned_log_z(self) -> Candidate | None:
         """log Z from the learned normalisers: -f_0, or f_1 and the step to the target by Bennett."""
@@ -149,7 +161,7 @@ class RungStudy:
             step = self._step(0, 1)  # F_1 - F_0
             text = "learned normaliser f_1 and Bennett's step to the target; the error is that of the step"
             value = step.value - float(learned[1])
-            estimate = Estimate(value, step.std_error, text, step.n_eff, step.overlap)
+            estimate = Estimate(value, step.std_error, text, math.nan, step.overlap)
         return Candidate(LEARNED, estimate, {_SET: len(self.samples.z)}, exact=False)
 
     def record(self) -> Rungs:

@@ -30,6 +30,16 @@ from bgdiff.analysis.text import symbol
 __all__ = ["draw_free_energies"]
 
 _KT = r"$k_\mathrm{B}T$"
+_CROOKS = (
+    "Distributions of the work −ln W of walks from the prior down to the target and of data walked up. By "
+    "Crooks' theorem they cross (dashed) at −ln Z; for walks that end in a region of which they are the share "
+    "q, at −ln(Z/q). Estimates from both sides need them to overlap. Data of several regions are weighted to "
+    "the populations of these."
+)
+_CROOKS_SYSTEMS = (
+    "Distributions of the energy difference between the two systems under either of them; they cross "
+    "(dashed) at ΔF. Direct estimates need them to overlap."
+)
 
 
 def draw_free_energies(content: FreeEnergies) -> Iterator[RunFigure]:
@@ -89,12 +99,9 @@ def _works(quantity: Quantity) -> RunFigure:
     return RunFigure(
         f"works_{_slug(quantity.key)}",
         f"Works behind {quantity.title}",
-        "Distributions of the work −ln W of walks from the prior down to the target and of data walked up. "
-        "By Crooks' theorem they cross at −ln Z of the region; they must overlap for the estimate to be "
-        "trusted. Walks down that end elsewhere are left out, so that their area is the share of those that "
-        "end in the region; walks up are weighted to the populations of the regions.",
+        _CROOKS_SYSTEMS if quantity.kind == "systems" else _CROOKS,
         f"Histograms of forward and reverse work behind {quantity.title}.",
-        works(panels),
+        works(panels, *(("initial system", "final system") if quantity.kind == "systems" else ())),
     )
 
 
@@ -137,14 +144,14 @@ def _temperatures(content: FreeEnergies, name: str, number: int) -> RunFigure | 
     kelvin = content.temperature is not None
     return RunFigure(
         f"temperature_{number}",
-        f"{name} against temperature",
+        f"ΔF({name}) against temperature",
         "In kT of each temperature, from the run's samples reweighted. Band: one standard error; it widens "
         "as fewer of the samples count.",
-        f"{name} at {len(known)} temperatures with error band.",
+        f"ΔF({name}) at {len(known)} temperatures with error band.",
         band_curves(
             [Band(t, value, value - error, value + error)],
             xlabel="temperature / K" if kelvin else "temperature / temperature of the run",
-            ylabel=f"{name} / {_KT}",
+            ylabel=f"ΔF({name}) / {_KT}",
             marker="o",
             at=own,
         ),

@@ -173,7 +173,7 @@ def overlap_map(overlap: ArrayLike, labels: Sequence[str], *, limit: float = 0.0
     figure = Figure(figsize=(min(side + 0.9, WIDTH), side), layout="constrained")
     ax = figure.subplots()
     shades = LinearSegmentedColormap.from_list("overlap", ["#FFFFFF", "#BFE5D9", COLOURS["reweighted"]])
-    picture = ax.imshow(matrix, cmap=shades, vmin=0, vmax=max(0.5, float(matrix.max())), aspect="equal")
+    picture = ax.imshow(matrix, cmap=shades, vmin=0, vmax=float(matrix.max()), aspect="equal")
     if m <= 14:
         for i in range(m):
             for j in range(m):
@@ -201,8 +201,13 @@ def overlap_map(overlap: ArrayLike, labels: Sequence[str], *, limit: float = 0.0
 
 
 @styled
-def works(panels: Sequence[WorkHistogram]) -> Figure:
-    """Draw the distributions of -log W of walks down and walks up; they cross at -log Z (Crooks 1999)."""
+def works(panels: Sequence[WorkHistogram], forward: str = "walks down", reverse: str = "walks up") -> Figure:
+    """Draw the distributions of works of both directions, on one axis each; they cross at ΔF (Crooks 1999).
+
+    Args:
+        panels: one for each region.
+        forward, reverse: what the two are called.
+    """
     n = len(panels)
     figure = Figure(figsize=(WIDTH if n > 1 else 0.6 * WIDTH, 2.5), layout="constrained")
     axes = figure.subplots(1, n, squeeze=False)[0]
@@ -210,8 +215,8 @@ def works(panels: Sequence[WorkHistogram]) -> Figure:
         edges = np.asarray(panel.edges, dtype=np.float64)
         top = 0.0
         for values, name, text in (
-            (panel.forward, "proposal", "walks down"),
-            (panel.reverse, "data", "walks up"),
+            (panel.forward, "proposal", forward),
+            (panel.reverse, "data", reverse),
         ):
             density = np.asarray(values, dtype=np.float64) / np.diff(edges)
             top = max(top, float(density.max()))
@@ -219,8 +224,8 @@ def works(panels: Sequence[WorkHistogram]) -> Figure:
             ax.stairs(density, edges, color=COLOURS[name], alpha=0.15, fill=True, zorder=2)
         if panel.crossing is not None:
             ax.axvline(panel.crossing, color=COLOURS["exact"], linewidth=0.9, linestyle=_DASHED, zorder=4,
-                       label=r"$-\ln Z$")  # fmt: skip
-        ax.set(xlabel=rf"work $-\ln W$ / {_KT}", xlim=(edges[0], edges[-1]), ylim=(0, 1.08 * top))
+                       label="crossing")  # fmt: skip
+        ax.set(xlabel=f"work / {_KT}", xlim=(edges[0], edges[-1]), ylim=(0, 1.08 * top))
         ax.xaxis.set_major_locator(MaxNLocator(5))
         if panel.label:
             ax.set_title(panel.label, loc="left")

@@ -123,11 +123,12 @@ class Histogram(_Model):
     edges: list[float]
     """Of the bins, kT."""
     forward: list[float]
-    """-log W of walks down; what is missing to 1 has weight zero or lies beyond the bins."""
+    """-log W of walks down into the region; what is missing to 1 weighs nothing or lies beyond the bins."""
     reverse: list[float]
     """-log W of walks up."""
     crossing: Number
-    """-log Z, where the two cross (Crooks)."""
+    """Where the two cross (Crooks): -log(Z/q) of a region in which the share q of walks down ends; of two
+    systems ΔF, the works being u(final) - u(initial)."""
 
 
 class Quantity(_Model):

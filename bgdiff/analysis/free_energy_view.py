@@ -24,6 +24,7 @@ from bgdiff.analysis.verdict import Level
 __all__ = ["answer", "average_label", "free_energies_view", "learned_against_mbar", "quantity_level"]
 
 _ACROSS = 3
+_LIMIT = 0.1
 
 
 def free_energies_view(content: FreeEnergies) -> Group:
@@ -35,8 +36,8 @@ def free_energies_view(content: FreeEnergies) -> Group:
         parts += ["", *_temperatures(content.temperatures, content.temperature is not None)]
     for profile in content.profiles:
         parts += ["", *_profile(profile)]
-    if content.rungs is not None and (line := learned_against_mbar(content.rungs)):
-        parts += ["", _marked(Level.RELIABLE if "agree" in line else Level.CAUTION, line)]
+    if content.rungs is not None and (found := learned_against_mbar(content.rungs)) is not None:
+        parts += ["", _marked(*found)]
     parts += [_marked(Level.CAUTION, warning) for warning in content.warnings]
     return Group(*parts)
 
@@ -57,17 +58,22 @@ def answer(quantity: Quantity, temperature: float | None) -> str:
     return text
 
 
-def learned_against_mbar(rungs: Rungs) -> str | None:
-    """How far the learned normalisers are from MBAR; None where nothing was learned."""
-    pairs = [(a, b) for a, b in zip(rungs.learned, rungs.mbar, strict=False) if a is not None]
-    if not pairs:
+def learned_against_mbar(rungs: Rungs) -> tuple[Level, str] | None:
+    """How far the learned normalisers are from MBAR's; None where nothing was learned."""
+    known = [
+        (abs(learned - solved), error or 0.0)
+        for learned, solved, error in zip(rungs.learned, rungs.mbar, rungs.mbar_std_error, strict=False)
+        if learned is not None
+    ]
+    if not known:
         return None
-    gaps = [abs(a - b) for a, b in pairs]
-    word = "agree with" if max(gaps) <= 0.1 else "differ from"
-    return (
-        f"Learned normalisers {word} MBAR over {count(len(gaps))} rungs: largest difference "
-        f"{max(gaps):.2g} kT (limit 0.1)"
+    gap, error = max(known)
+    fine = gap <= max(_LIMIT, 2 * error)
+    text = (
+        f"Learned normalisers {'agree with' if fine else 'differ from'} MBAR over {count(len(known))} rungs: "
+        f"largest difference {with_error(gap, error or None)} kT (limit {_LIMIT:g}, or two errors)"
     )
+    return (Level.RELIABLE if fine else Level.CAUTION), text
 
 
 def quantity_level(quantity: Quantity) -> Level:
@@ -129,7 +135,7 @@ def _note(estimate: EstimateRecord, quoted: bool) -> str:
     if estimate.problem:
         return "see below"
     if not estimate.exact:
-        return "check of the model"
+        return "model check"
     z = estimate.diagnostics.get("disagreement_z")
     if isinstance(z, float) and abs(z) > 3:
         return "ends disagree"
@@ -147,7 +153,7 @@ def _temperatures(points: list[TemperaturePoint], kelvin: bool) -> Iterator[Rend
         for point in shown:
             table.add_column(f"{point.temperature:g}{unit}", justify="right", no_wrap=True)
         table.add_row("effective samples", *(count(point.n_eff or 0) for point in shown))
-        table.add_row("overlap with the run", *(fraction(point.overlap) for point in shown))
+        table.add_row("overlap", *(fraction(point.overlap) for point in shown))
         for i, one in enumerate(shown[0].differences):
             cells = [point.differences[i] for point in shown]
             values = ("refused" if c.problem else with_error(c.value, c.std_error) for c in cells)
@@ -189,7 +195,7 @@ def _profile(profile: ProfileRecord) -> Iterator[RenderableType]:
         if value is not None
     ]
     table = _table(Text(f"Profile along {profile.variable} / kT", style="bold"))
-    for name in ("", f"{profile.variable} / {profile.unit}", "F ± error"):
+    for name in ("", f"{profile.variable} / {profile.unit}".rstrip(" /"), "F ± error"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for name, value, error, left, right in _extremes(known, profile.periodic):
         table.add_row(name, two_decimals((left + right) / 2), with_error(value, error))
@@ -204,18 +210,25 @@ def _profile(profile: ProfileRecord) -> Iterator[RenderableType]:
 def _extremes(
     bins: list[tuple[float, float | None, float, float]], periodic: bool
 ) -> Iterator[tuple[str, float, float | None, float, float]]:
-    """The lowest and highest places of a curve, those deeper than twice their error alone."""
-    n = len(bins)
-    for i, one in enumerate(bins):
-        reach = range(1, max(n // 12, 2))
-        around = [
-            bins[(i + s) % n] if periodic else bins[min(max(i + s, 0), n - 1)] for d in reach for s in (-d, d)
-        ]
-        values = [other[0] for other in around]
-        if one[0] <= min(values):
-            yield "minimum", *one
-        elif one[0] >= max(values) and one[1] is not None and one[1] < 0.5:
-            yield "maximum", *one
+    """The minima and maxima of a curve that stand out from it by three errors, and by half a kT."""
+    import numpy as np
+    from scipy.signal import find_peaks
+
+    n, turns = len(bins), 3 if periodic else 1
+    curve = np.tile([one[0] for one in bins], turns)
+    ends = [] if periodic else [np.inf]
+    found = {}
+    for name, sign in (("minimum", -1.0), ("maximum", 1.0)):
+        # at the ends of an open curve there is a wall for minima, and nothing for maxima
+        walls = [-end for end in ends] if sign < 0 else []
+        values = np.concatenate([walls, sign * curve, walls])
+        peaks, facts = find_peaks(values, prominence=0.5)
+        for peak, prominence in zip(peaks - len(walls), facts["prominences"], strict=True):
+            error = bins[peak % n][1]
+            if error is not None and prominence > 3 * error:
+                found[peak % n] = name
+    for place in sorted(found):
+        yield found[place], *bins[place]
 
 
 def _table(title: Text) -> Table:
