@@ -38,6 +38,7 @@ __all__ = ["BoltzmannGenerator", "Ensemble", "Proposal", "finish", "join_paths",
 
 _LOG = logging.getLogger(__name__)
 _CURVATURE_SAMPLES = 2048
+_FEWEST_POINTS, _MOST_POINTS = 64, 2000  # at a rung, to polish normalisers with
 
 
 @dataclass(frozen=True)
@@ -307,7 +308,10 @@ def finish(
     measured = Ladder(trainer.average, sigma, moments, torsional)
     normalisers = trainer.normalisers
     if classified:
-        normalisers = _polished(measured, normalisers, z, stream("polish"), after(total - rungs))
+        # a small share of what training saw
+        points = trainer.settings.steps * trainer.settings.batch_size // 400
+        points = max(_FEWEST_POINTS, min(points, _MOST_POINTS))
+        normalisers = _polished(measured, normalisers, z, points, stream("polish"), after(total - rungs))
     if n_pilot:
         pilot = some(n_pilot, "pilot")
         variances = measured.step_variances(pilot, stream("pilot"), progress=after(rungs * (1 + periodic)))
@@ -325,13 +329,13 @@ def finish(
 
 
 def _polished(
-    ladder: Ladder, learned: Tensor, z: Tensor, generator: torch.Generator, progress: Progress
+    ladder: Ladder, learned: Tensor, z: Tensor, points: int, generator: torch.Generator, progress: Progress
 ) -> Tensor:
-    """Learned normalisers of the training rungs, solved for on the training data z ``(n, d)``."""
+    """Learned normalisers of the training rungs, solved for with ``points`` of noised data at each."""
     width = data_width(ladder)
     try:
         solved = solve_normalisers(
-            ladder.model, ladder.sigma, width, z, generator, initial=learned, points=2000, spacing=1.0,
+            ladder.model, ladder.sigma, width, z, generator, initial=learned, points=points, spacing=1.0,
             progress=progress,
         )  # fmt: skip
     except DataError as problem:  # nothing but free energies from f_k themselves depends on it

@@ -105,9 +105,9 @@ def test_too_few_data_are_refused() -> None:
 def test_a_training_that_cannot_be_polished_keeps_what_it_learned(caplog: pytest.LogCaptureFixture) -> None:
     ladder = Ladder(MODEL, SIGMA, (1 / (0.3 + SIGMA[1:, None] ** 2)).expand(-1, 2))
     learned = known()
-    kept = _polished(ladder, learned, torch.zeros(3, 2), seeded(8), silent)
+    kept = _polished(ladder, learned, torch.zeros(3, 2), 64, seeded(8), silent)
     assert kept is learned
     assert "stay as training left them: normalisers: 3 data points" in caplog.text
     z = mixture().sample(400, seeded(9))
-    found = _polished(ladder, learned + 0.4 * torch.tanh(SIGMA), z, seeded(10), silent)
+    found = _polished(ladder, learned + 0.4 * torch.tanh(SIGMA), z, 2000, seeded(10), silent)
     np.testing.assert_allclose(found[1:], known()[1:], atol=0.25)
