@@ -97,7 +97,7 @@ def test_every_state_holds_samples_of_its_density() -> None:
     target = TargetDensity(ModelTarget(model), model.periodic)
     one = plan_for(Unnormalised(model), model.sample(4000, seeded(5)), 12, 0.15, 1)
     rungs = (1, 4, 8, 12)
-    local = one.moves_at(1)
+    local = tuple(one.moves_at(1))
     for bridge in (None, Bridge((0.5, 1.0), (local, ()))):
         found = join_samples(
             [
