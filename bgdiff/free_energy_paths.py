@@ -104,8 +104,8 @@ class PathSides:
             down, up, share = down[self._down == number], up[self._up == number], share[self._up == number]
             crossing += math.log(len(down) / len(self._down))
         forward, reverse = -down[np.isfinite(down)], -up
-        both = np.concatenate([np.quantile(part, [2e-3, 1 - 2e-3]) for part in (forward, reverse)])
-        margin = 0.08 * float(np.ptp(both)) or 0.5
+        both = np.concatenate([np.quantile(part, [0.01, 0.99]) for part in (forward, reverse)])
+        margin = 0.25 * float(np.ptp(both)) or 0.5
         bins = int(np.clip(4 * min(forward.size, reverse.size) ** (1 / 3), 16, _BINS))
         edges = np.linspace(both.min() - margin, both.max() + margin, bins + 1)
         return Histogram(

@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
         "moment_samples": 256,
         "pilot_samples": 100,
     },
-    "training": {"steps": 120, "batch_size": 128},
+    "training": {"steps": 100, "batch_size": 128},
     "sampling": {"n_samples": 1500, "n_held_out": 200, "chunk": 500},
 }
 EXACT = {"wells": 2.629382, "log_z": 5.951223}

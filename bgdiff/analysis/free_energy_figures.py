@@ -30,11 +30,12 @@ from bgdiff.analysis.text import symbol
 __all__ = ["draw_free_energies"]
 
 _KT = r"$k_\mathrm{B}T$"
+_HIGHEST = 12.0  # kT; what lies above holds a handful of samples
 _CROOKS = (
     "Distributions of the work −ln W of walks from the prior down to the target and of data walked up. By "
-    "Crooks' theorem they cross (dashed) at −ln Z; for walks that end in a region of which they are the share "
-    "q, at −ln(Z/q). Estimates from both sides need them to overlap. Data of several regions are weighted to "
-    "the populations of these."
+    "Crooks' theorem they cross (dashed) at −ln Z; for walks that end in a region of which they are the "
+    "share q, at −ln(Z/q). Estimates from both sides need them to overlap. Data of several regions are "
+    "weighted to the populations of these."
 )
 _CROOKS_SYSTEMS = (
     "Distributions of the energy difference between the two systems under either of them; they cross "
@@ -117,7 +118,13 @@ def _profile(profile: ProfileRecord) -> RunFigure:
         f"−ln of the probability density, the lowest bin at 0. Band: covers the whole curve at once with "
         f"{100 * profile.confidence:.0f} % probability.",
         f"Free energy along {profile.variable} with a confidence band.",
-        band_curves([curve], xlabel=xlabel, ylabel=f"free energy / {_KT}", periodic=profile.periodic),
+        band_curves(
+            [curve],
+            xlabel=xlabel,
+            ylabel=f"free energy / {_KT}",
+            periodic=profile.periodic,
+            highest=_HIGHEST,
+        ),
     )
 
 

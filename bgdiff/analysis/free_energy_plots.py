@@ -244,6 +244,7 @@ def band_curves(
     periodic: bool = False,
     marker: str = "",
     at: tuple[float, str] | None = None,
+    highest: float | None = None,
 ) -> Figure:
     """Draw curves with confidence bands.
 
@@ -252,6 +253,7 @@ def band_curves(
         periodic: the x axis is a circle in degrees.
         marker: of the points, such as ``o``; by default there is only a line.
         at: a place on the x axis to mark, and what it is.
+        highest: value up to which the y axis goes at most, from 0.
     """
     figure = Figure(figsize=(0.72 * WIDTH, 2.7), layout="constrained")
     ax = figure.subplots()
@@ -267,6 +269,9 @@ def band_curves(
                     textcoords="offset points", va="top", fontsize=6.5, color=COLOURS["muted"])  # fmt: skip
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.margins(x=0.02)
+    if highest is not None:
+        tops = [np.nanmax(np.asarray(curve.value, dtype=np.float64), initial=0.0) for curve in curves]
+        ax.set_ylim(-0.04 * min(highest, max(tops)), 1.05 * min(highest, max(tops)))
     if periodic:
         ax.set_xlim(-180, 180)
         ax.xaxis.set_major_locator(MultipleLocator(60))
