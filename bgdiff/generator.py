@@ -14,6 +14,7 @@ from torch import Tensor
 from bgdiff.analysis.weights import WeightDiagnostics, normalised_weights, weight_diagnostics
 from bgdiff.config import RunConfig, make_config, parse_config
 from bgdiff.coordinates import Coordinates, LatentTarget, coordinates_from_state
+from bgdiff.data.rotors import relabelled
 from bgdiff.errors import CheckpointError, ConfigError, DataError
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.free_energy.importance import expectation, free_energy_difference, log_z
@@ -267,6 +268,8 @@ def train(
         DataError: the data set is too small or damaged.
     """
     config = make_config(preset, seed=seed, device=device, overrides=overrides)
+    if config.training.relabel_hydrogens:
+        data = relabelled(system, data, config.seed)
     prepared = prepare(system, data, config)
     trainer = Trainer(prepared.training, prepared.held_out, prepared.coordinates, config, prepared.latent)
     trainer.run(progress=progress)

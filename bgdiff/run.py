@@ -80,13 +80,20 @@ class Run:
 
     @cached_property
     def data(self) -> "Dataset":
-        """The run's data set, checked to be the one the run was started with."""
+        """The run's data set, checked to be the one the run was started with, as the model gets to see it.
+
+        That is with equal hydrogens relabelled at random (``training.relabel_hydrogens``).
+        """
+        from bgdiff.data.rotors import relabelled
+
         data = self.system.load_data(self.manifest["data_paths"])
         digest = _digest(data)
         if digest != self.manifest["data_digest"]:
             raise RunDirectoryError(
                 f"{self.path}: the data set has changed since this run was started; start a new run"
             )
+        if self.config.training.relabel_hydrogens:
+            return relabelled(self.system, data, self.config.seed)
         return data
 
     def file(self, name: str) -> Path:
