@@ -52,7 +52,7 @@ def symmetric_rotors(topology: "mdtraj.Topology") -> list[Rotor]:
 
 
 def turn_labels(x: Tensor, rotors: Sequence[Rotor], turns: Tensor) -> Tensor:
-    """Conformations x ``(n, N, D)`` with the labels of each rotor's atoms moved on by ``turns`` ``(n, R)``."""
+    """Conformations x ``(n, N, D)`` with the labels of R rotors' atoms moved on by ``turns`` ``(n, R)``."""
     order = torch.arange(x.shape[1]).repeat(len(x), 1)
     for column, rotor in enumerate(rotors):
         atoms = torch.tensor(rotor)
