@@ -98,13 +98,14 @@ def test_temperatures_and_lengths_that_make_no_sense(system, tmp_path):
 
 def test_shipped_references_at_other_temperatures():
     system = load_system("alanine_dipeptide_obc1")
-    assert system.spec.references_at
-    for temperature in system.spec.references_at:
+    precision = {280: 0.06, 340: 0.03}  # kT; φ > 0 is rarer, and exchanges fewer, at 280 K
+    assert system.spec.references_at.keys() == precision.keys()
+    for temperature in precision:
         reference = system.at_temperature(temperature).reference
         settings = system.spec.replica_exchange.model_dump(mode="json", exclude={"length_ns"})
         assert {key: reference["settings"][key] for key in settings} == settings
         (difference,) = reference["free_energy_differences"]
-        assert difference["std_error"] <= 0.03
+        assert difference["std_error"] <= precision[temperature]
         judged = {**reference["convergence"], **difference["convergence"]}
         assert all(item["rhat"] < 1.01 for item in judged.values())
         for estimate in (difference, *reference["averages"].values()):
