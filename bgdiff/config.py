@@ -93,8 +93,8 @@ class TrainingConfig(_Settings):
     """Also tell rung 0, with the target's own energy, from the noisy rungs: ties the normalisers to the
     target's log Z. Only for data whose basins are in the right proportion."""
     relabel_hydrogens: bool = True
-    """Give the three equal hydrogens of every CH3 or NH3+ new labels at random, frame by frame, as turns of the
-    group by thirds would: short simulations seldom hold its three positions in equal numbers."""
+    """Give the three equal hydrogens of every CH3 or NH3+ new labels at random, frame by frame, as turns of
+    the group by thirds would: short simulations seldom hold its three positions in equal numbers."""
     held_out: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
     """Fraction of the data kept from training, for diagnostics and the forward effective sample size."""
     log_every: Count = 50

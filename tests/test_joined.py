@@ -8,8 +8,9 @@ import torch
 from checks import assert_mean, assert_standard, seeded
 from ladders import MixedModel, ModelTarget, torus_and_plane
 from test_smc import Lopsided
+from torch import Tensor
 
-from bgdiff.coordinates import WhitenedCoordinates
+from bgdiff.coordinates import LatentTarget, WhitenedCoordinates, change_latents
 from bgdiff.errors import ConfigError
 from bgdiff.free_energy.bennett import bar
 from bgdiff.free_energy.differences import difference_of_log_z
@@ -59,6 +60,45 @@ def test_z_scores_are_standard(sigma: float | None) -> None:
     assert_mean((-TRUTH - back).exp(), 1.0)
     parts = zip(there.split(N), back.split(N), strict=True)
     assert_standard(torch.tensor([bar(w.numpy(), v.numpy()).z_score(TRUTH) for w, v in parts]))
+
+
+class Shifted:
+    """Harmonic particle in the plane, u = |x - c|²/2w: log Z = log 2πw."""
+
+    event_shape = (1, 2)
+
+    def __init__(self, centre: float, width: float) -> None:
+        self.centre, self.width = centre, width
+        self.log_z = math.log(2 * math.pi * width)
+
+    def energy(self, x: Tensor) -> Tensor:
+        return 0.5 * ((x - self.centre) ** 2).sum((1, 2)) / self.width
+
+    def sample(self, n: int, seed: int) -> Tensor:
+        noise = torch.randn(n, 1, 2, generator=seeded(seed), dtype=torch.float64)
+        return self.centre + math.sqrt(self.width) * noise
+
+
+@pytest.mark.parametrize("sigma", [0.5, None])
+def test_ladders_with_latents_of_their_own_meet_through_a_change(sigma: float | None) -> None:
+    """Each whitened with its own data; without the change, low meetings would be between other points."""
+    targets = Shifted(0.0, 1.0), Shifted(0.8, 2.5)
+    maps = [WhitenedCoordinates.fit(one.sample(400, 20 + k)) for k, one in enumerate(targets)]
+    latents = [LatentTarget(one, own) for one, own in zip(targets, maps, strict=True)]
+    model = GaussianModel(torch.zeros(2), torch.ones(2))
+    levels = noise_levels(6, 0.2, 6.0)
+    ladder = Ladder(model, levels, (1 / (1 + levels[1:, None] ** 2)).expand(-1, 2))
+    change = change_latents(*maps), change_latents(*maps[::-1])
+    joined = JoinedLadders.meeting(ladder, ladder, sigma, change)
+    z = [
+        own.to_z(one.sample(3000, 30 + k))[0] for k, (own, one) in enumerate(zip(maps, targets, strict=True))
+    ]
+    there = joined.work(z[0], *latents, seeded(14))
+    back = joined.swapped.work(z[1], *latents[::-1], seeded(15))
+    found = bar(there.numpy(), back.numpy())
+    assert abs(found.z_score(targets[0].log_z - targets[1].log_z)) < 4
+    assert found.overlap is not None
+    assert found.overlap > 0.5
 
 
 def test_meeting_low_scatters_less() -> None:

@@ -3,7 +3,7 @@
 A path starts at a point z_A of target A, takes A's noising steps up to the noise σ_m, and from there B's
 reverse steps down to z_B. With q the noising steps and p_θ the reverse steps,
 
-    log W = log p̃_B(z_B) + Σ_B [log q - log p_θ] - log p̃_A(z_A) - Σ_A [log q - log p_θ],
+    log W = log p̃_B(z_B) + Σ_B [log q - log p_θ] - log p̃_A(z_A) - Σ_A [log q - log p_θ] + log J,
     E_A[W] = Z_B/Z_A,
 
 whatever both models are, since the reverse of the path is the same construction from B to A. So -log W of
@@ -11,12 +11,12 @@ both directions are works for :func:`bgdiff.free_energy.bennett.bar`. What the n
 targets need not be crossed: the less they differ, the lower they can meet, and the less W scatters. A meeting
 at the top is two ladders that share the prior.
 
-Both ladders must have the same latent axes. If they also have the same coordinate map
-(:func:`same_coordinates`), z is the same conformation for both, and they may meet anywhere. If the maps
-differ (each whitened with data of its own, say), paths are still exact, as the point is handed over as it is,
-but only at the top are both densities the same. Then the prior is all that is shared, and separate estimates
-of both log Z do as well (:func:`bgdiff.free_energy.differences.difference_of_log_z`). Targets in latent
-coordinates include the Jacobian, so both Z are integrals over Cartesian coordinates, whatever the maps.
+Ladders trained apart have latents of their own, each whitened with its own data. A change of latents
+(:func:`bgdiff.coordinates.change.change_latents`), a bijection with constant Jacobian J, then hands every
+path over at σ_m as the same, noised, internal coordinates; log W gains log J. Without one the point is
+handed over as it is: right if both maps are the same (:func:`same_coordinates`), and at the top, where both
+densities are the same prior in any latents. Targets in latent coordinates include the Jacobian of their
+own map, so both Z are integrals over Cartesian coordinates.
 """
 
 import math
@@ -33,7 +33,7 @@ from bgdiff.ladder.paths import Ladder
 from bgdiff.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from bgdiff.coordinates import Coordinates
+    from bgdiff.coordinates import Coordinates, LatentChange
 
 __all__ = ["Crossing", "JoinedLadders", "same_coordinates"]
 
@@ -57,10 +57,12 @@ class JoinedLadders:
 
     Args:
         first, second: from the target up to the rung at which they meet.
+        change: from the first ladder's latents to the second's, and back; None if they are the same.
     """
 
     first: Ladder
     second: Ladder
+    change: tuple["LatentChange", "LatentChange"] | None = None
 
     def __post_init__(self) -> None:
         a, b = self.first, self.second
@@ -77,7 +79,13 @@ class JoinedLadders:
             )
 
     @classmethod
-    def meeting(cls, first: Ladder, second: Ladder, sigma: float | None = None) -> "JoinedLadders":
+    def meeting(
+        cls,
+        first: Ladder,
+        second: Ladder,
+        sigma: float | None = None,
+        change: tuple["LatentChange", "LatentChange"] | None = None,
+    ) -> "JoinedLadders":
         """Two ladders, cut at noise ``sigma`` (by default at the top, where both must end).
 
         Raises:
@@ -85,13 +93,13 @@ class JoinedLadders:
                 axes differ.
         """
         if sigma is None:
-            return cls(first, second)
-        return cls(_cut(first, sigma), _cut(second, sigma))
+            return cls(first, second, change)
+        return cls(_cut(first, sigma), _cut(second, sigma), change)
 
     @property
     def swapped(self) -> "JoinedLadders":
         """The same from the second target to the first."""
-        return JoinedLadders(self.second, self.first)
+        return JoinedLadders(self.second, self.first, self.change and self.change[::-1])
 
     def cross(self, z: Tensor, generator: torch.Generator, progress: Progress = silent) -> Crossing:
         """Paths from points z ``(n, d)`` of the first target to the second; one score per rung and path.
@@ -108,6 +116,9 @@ class JoinedLadders:
             log_ratio = log_ratio - step.log_prob(upper, z) + reverse
             z = upper
             progress(k + 1, total)
+        if self.change is not None:
+            z = self.change[0](z)
+            log_ratio = log_ratio + self.change[0].log_det
         for k in range(self.second.n_rungs - 1, -1, -1):
             centre, step = self.second.centre(z, k), self.second.down(k, z)
             lower = step.sample(centre, generator)
