@@ -69,7 +69,7 @@ def free_energy(
             max=10**6,
             help="Samples of every rung, for MBAR and integration over the rungs; 0: leave these out.",
         ),
-    ] = 2000,
+    ] = 5000,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of all random numbers.", show_default="that of the run")
     ] = None,

@@ -54,7 +54,7 @@ class Request:
     profiles: tuple[str, ...] = ()
     bootstrap: int = 0
     frames: int | None = None
-    rung_samples: int = 2000
+    rung_samples: int = 5000
     seed: int | None = None
     out: Path | None = None
 

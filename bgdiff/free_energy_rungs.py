@@ -52,7 +52,7 @@ Mask = NDArray[np.bool_]
 MBAR = "MBAR over rungs"
 INTEGRATION = "TI over noise"
 LEARNED = "learned normalisers"
-_SET = "rung populations"
+_SET = "samples of every rung"
 _POPULATIONS = 20
 _PILOT = 64  # particles that tune the moves
 _LOG_SPACING = 0.3
@@ -147,7 +147,7 @@ class RungStudy:
         """log Z by integration of ⟨∂u/∂ln σ⟩ over the noise; by Bennett for the first and the last step."""
         with np.errstate(invalid="ignore"):  # rungs out of reach have no energies to subtract
             estimate = integrate_noise(self.samples, self.energy)
-        return Candidate(INTEGRATION, estimate, {_SET: len(self.samples.z)})
+        return Candidate(INTEGRATION, estimate, {_SET: self.samples.counts[0]})
 
     def learned_log_z(self) -> Candidate | None:
         """log Z from the learned normalisers: -f_0, or f_1 and the step to the target by Bennett."""
@@ -162,7 +162,7 @@ class RungStudy:
             text = "learned normaliser f_1 and Bennett's step to the target; the error is that of the step"
             value = step.value - float(learned[1])
             estimate = Estimate(value, step.std_error, text, math.nan, step.overlap)
-        return Candidate(LEARNED, estimate, {_SET: len(self.samples.z)}, exact=False)
+        return Candidate(LEARNED, estimate, {_SET: self.samples.counts[0]}, exact=False)
 
     def record(self) -> Rungs:
         """Free energies of the rungs and their overlap."""
@@ -201,7 +201,7 @@ class RungStudy:
     def _candidate(self, estimate: Estimate) -> Candidate:
         diagnostics = {**estimate.diagnostics, "n_populations": _POPULATIONS}
         worth = replace(estimate, n_eff=self._worth(estimate.std_error), diagnostics=diagnostics)
-        return Candidate(MBAR, worth, {_SET: len(self.samples.z)}, two_sided=True)
+        return Candidate(MBAR, worth, {_SET: self.samples.counts[0]}, two_sided=True)
 
     def _worth(self, error: float) -> float:
         if not math.isfinite(error):

@@ -172,8 +172,9 @@ class DirectSides:
                 done += len(x)
                 self.progress(done, total)
             found.append(np.concatenate(parts))
-        return np.nan_to_num(found[0], nan=np.inf, neginf=np.inf), np.nan_to_num(
-            found[1], nan=-np.inf, posinf=-np.inf
+        # a conformation without energy in the other system weighs nothing from either side
+        return np.where(np.isfinite(found[0]), found[0], np.inf), np.where(
+            np.isfinite(found[1]), found[1], -np.inf
         )
 
     @cached_property
@@ -213,9 +214,10 @@ class DirectSides:
             f, g = terms(difference)
             return float(n_a * (p @ f) - n_b * (q @ g))
 
-        finite = np.concatenate([w[np.isfinite(w) & (p > 0)], v[np.isfinite(v) & (q > 0)]])
-        if not finite.size:
-            raise NoOverlapError("no sample of either system has a finite energy in the other")
+        ends = [one[np.isfinite(one) & (weight > 0)] for one, weight in ((w, p), (v, q))]
+        if not all(end.size for end in ends):
+            raise NoOverlapError("one of the systems has no sample with a finite energy in the other")
+        finite = np.concatenate(ends)
         value = float(brentq(excess, finite.min() - 50 + shift, finite.max() + 50 + shift, xtol=1e-10))
         f, g = terms(value)
         shared = float(n_a * (p @ (f * (1 - f))) + n_b * (q @ (g * (1 - g))))

@@ -28,8 +28,11 @@ class TestQuotes:
         assert "Quote b" in found.verdict
 
     def test_two_sided_before_one_sided(self) -> None:
-        found = judge([candidate("a", 1.0, 0.01), candidate("b", 1.02, 0.02, two_sided=True)])
+        """Unless their error is more than twice as large."""
+        found = judge([candidate("a", 1.0, 0.011), candidate("b", 1.02, 0.02, two_sided=True)])
         assert found.quoted == "b"
+        found = judge([candidate("a", 1.0, 0.009), candidate("b", 1.02, 0.02, two_sided=True)])
+        assert found.quoted == "a"
 
     def test_not_what_carries_an_error_of_the_model(self) -> None:
         found = judge([candidate("learned", 1.5, 0.001, exact=False), candidate("a", 1.0, 0.01)])
@@ -93,6 +96,38 @@ class TestRefuses:
             judge([candidate("a", 1.0, 0.1)] * 2)
         with pytest.raises(ConfigError, match="level"):
             judge([], level=0.0)
+
+
+class TestAssumptions:
+    """Estimates that ask for more than the others, and disagree with them."""
+
+    wrong = candidate("up", 1.5, 0.05, assumes="the data are in equilibrium")
+
+    def test_two_others_that_agree_are_believed(self) -> None:
+        found = judge([candidate("a", 1.0, 0.05), candidate("b", 1.05, 0.05, two_sided=True), self.wrong])
+        assert (found.quoted, found.consistent) == ("b", False)
+        assert "ask that the data are in equilibrium do not agree" in found.verdict
+        assert found.alarms
+
+    def test_one_other_is_not_enough(self) -> None:
+        poor = candidate("b", 1.0, 0.3, n_eff=20.0)
+        found = judge([candidate("a", 1.0, 0.05), self.wrong, poor])
+        assert (found.quoted, found.consistent) == (None, False)
+        settle = "b does not ask for that and could settle it: draw about 6000 more samples"
+        assert settle in found.advice
+
+    def test_two_others_from_the_same_samples_are_not_enough(self) -> None:
+        same = {"down": 1000}
+        others = [candidate("a", 1.0, 0.05, samples=same), candidate("b", 1.0, 0.05, samples=same)]
+        assert judge([*others, self.wrong]).quoted is None
+
+    def test_others_that_disagree_are_not_believed(self) -> None:
+        assert judge([candidate("a", 1.0, 0.05), candidate("b", 2.0, 0.05), self.wrong]).quoted is None
+
+    def test_nothing_is_said_if_all_agree(self) -> None:
+        right = candidate("up", 1.02, 0.03, assumes="the data are in equilibrium")
+        found = judge([candidate("a", 1.0, 0.05), right])
+        assert (found.quoted, found.consistent) == ("up", True)
 
 
 class TestFalseAlarms:

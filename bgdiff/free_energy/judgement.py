@@ -160,8 +160,11 @@ def judge(
             )
             if len(believed) < len(sufficient):
                 assumption = next(c.assumes for c in sufficient if c.assumes)
-                advice += (
-                    f"some of these estimates ask that {assumption}; compare others to see if it holds",
+                advice += (f"some of these estimates ask that {assumption}, which may not hold",)
+                advice += tuple(
+                    f"{c.name} does not ask for that and could settle it: {problems[c.name].advice}"
+                    for c in candidates
+                    if c.exact and not c.assumes and c.name in problems and problems[c.name].advice
                 )
             text = f"Not consistent: {'; '.join(tested.alarms)}. None should be quoted."
             return Judgement(None, False, problems, text, advice, *tested.numbers, tested.alarms)
