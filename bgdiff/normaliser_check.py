@@ -95,7 +95,7 @@ def _points(run: "Run", generator: "BoltzmannGenerator") -> tuple[Tensor, Tensor
     config = run.config
     if config.rounds.n_rounds:
         # later trainings saw corrected samples; those of the run are corrected too, and new to the model
-        from bgdiff.free_energy_samples import RunSamples
+        from bgdiff.free_energies.samples import RunSamples
 
         samples = RunSamples(run).corrected
         log_weight = torch.from_numpy(np.nan_to_num(samples.log_weight, nan=-np.inf))

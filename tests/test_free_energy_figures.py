@@ -24,13 +24,13 @@ from bgdiff.analysis.free_energy_view import free_energies_view, learned_against
 from bgdiff.analysis.report import build_report
 from bgdiff.analysis.results import Normalisers, read_results, write_results
 from bgdiff.analysis.verdict import Level
+from bgdiff.free_energies.conditions import at_another_temperature, profile_along
+from bgdiff.free_energies.estimates import Found, Repeats
+from bgdiff.free_energies.paths import cells
+from bgdiff.free_energies.records import quantity_record
+from bgdiff.free_energies.samples import SampleSet
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.free_energy.judgement import Candidate
-from bgdiff.free_energy_conditions import at_another_temperature, profile_along
-from bgdiff.free_energy_estimates import Found, Repeats
-from bgdiff.free_energy_paths import cells
-from bgdiff.free_energy_records import quantity_record
-from bgdiff.free_energy_samples import SampleSet
 from bgdiff.observable_spec import ObservableSpec
 
 NOTHING = Repeats()

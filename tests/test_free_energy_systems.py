@@ -12,11 +12,11 @@ from checks import assert_standard
 from torch import Tensor
 
 from bgdiff.errors import ConfigError, SystemDefinitionError
+from bgdiff.free_energies.estimates import Found
+from bgdiff.free_energies.samples import SampleSet
+from bgdiff.free_energies.systems import DIRECT, DirectSides, check_comparable, two_ladders
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.free_energy.judgement import Candidate
-from bgdiff.free_energy_estimates import Found
-from bgdiff.free_energy_samples import SampleSet
-from bgdiff.free_energy_systems import DIRECT, DirectSides, check_comparable, two_ladders
 from bgdiff.progress import silent
 from bgdiff.systems import load_system
 

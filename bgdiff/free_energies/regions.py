@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bgdiff.free_energy_samples import RunSamples, SampleSet, UpWalks
+from bgdiff.free_energies.samples import RunSamples, SampleSet, UpWalks
 from bgdiff.observable_spec import ObservableSpec
 from bgdiff.regions import Region, check_disjoint, check_populated
 

@@ -87,7 +87,7 @@ def free_energies(
         DataError: the samples cannot answer, and the message says what to do.
     """
     from bgdiff.analysis.free_energy_results import FILE, write_free_energies
-    from bgdiff.free_energy_tasks import Tasks
+    from bgdiff.free_energies.tasks import Tasks
     from bgdiff.run import Run
 
     request = request or Request()

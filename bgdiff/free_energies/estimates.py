@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from bgdiff.analysis.chains import chain_difference
 from bgdiff.errors import DataError
+from bgdiff.free_energies.samples import SampleSet
 from bgdiff.free_energy.bootstrap import block_bootstrap, bootstrap_error
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.free_energy.importance import by_family, free_energy_difference, log_z, scaled_weights
 from bgdiff.free_energy.judgement import Candidate
 from bgdiff.free_energy.perturbation import kish
 from bgdiff.free_energy.pooling import PooledSets, WeightedSet
-from bgdiff.free_energy_samples import SampleSet
 
 __all__ = [
     "POOLED",

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bgdiff.analysis.free_energy_results import Histogram
+from bgdiff.free_energies.estimates import Found, Repeats
+from bgdiff.free_energies.samples import SampleSet, UpWalks
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.free_energy.judgement import Candidate
 from bgdiff.free_energy.paths import ELSEWHERE, BidirectionalPaths, Walks
 from bgdiff.free_energy.perturbation import kish
-from bgdiff.free_energy_estimates import Found, Repeats
-from bgdiff.free_energy_samples import SampleSet, UpWalks
 
 __all__ = ["FRAMES", "PATH_BAR", "REVERSE", "PathSides", "cells"]
 

@@ -11,8 +11,8 @@ from bgdiff.analysis.free_energy_results import (
     Quantity,
 )
 from bgdiff.analysis.results import z_score
+from bgdiff.free_energies.estimates import Found
 from bgdiff.free_energy.judgement import judge
-from bgdiff.free_energy_estimates import Found
 
 __all__ = ["quantity_record"]
 

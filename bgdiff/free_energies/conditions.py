@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from bgdiff.analysis.free_energy_results import Average, EstimateRecord, ProfileRecord, TemperaturePoint
 from bgdiff.analysis.results import z_score
 from bgdiff.errors import DataError
+from bgdiff.free_energies.estimates import Repeats
+from bgdiff.free_energies.samples import SampleSet
 from bgdiff.free_energy.bootstrap import unit_error, unit_labels
 from bgdiff.free_energy.estimate import Estimate, NoOverlapError
 from bgdiff.free_energy.importance import scaled_weights
@@ -17,8 +19,6 @@ from bgdiff.free_energy.judgement import ENOUGH
 from bgdiff.free_energy.perturbation import kish
 from bgdiff.free_energy.profile import free_energy_profile
 from bgdiff.free_energy.temperature import at_temperature, temperature_difference
-from bgdiff.free_energy_estimates import Repeats
-from bgdiff.free_energy_samples import SampleSet
 from bgdiff.observable_spec import ObservableSpec
 
 __all__ = ["at_another_temperature", "profile_along"]

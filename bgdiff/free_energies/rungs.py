@@ -20,13 +20,13 @@ from bgdiff.analysis.free_energy_results import Rungs
 from bgdiff.coordinates import LatentTarget
 from bgdiff.correction import Corrector, Pilot, run_pilot
 from bgdiff.errors import CheckpointError
+from bgdiff.free_energies.estimates import Repeats
+from bgdiff.free_energies.samples import FOLDER
 from bgdiff.free_energy.bennett import bar
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.free_energy.judgement import Candidate
 from bgdiff.free_energy.multistate import Multistate
 from bgdiff.free_energy.rung_estimates import integrate_noise, log_z_by_mbar, mbar_of_rungs
-from bgdiff.free_energy_estimates import Repeats
-from bgdiff.free_energy_samples import FOLDER
 from bgdiff.generator import BoltzmannGenerator
 from bgdiff.io import load_tensors, make_directory, save_tensors
 from bgdiff.ladder.densities import TargetDensity

@@ -13,13 +13,13 @@ from scipy.special import expit
 
 from bgdiff.analysis.free_energy_results import Histogram
 from bgdiff.errors import ConfigError
+from bgdiff.free_energies.estimates import Found
+from bgdiff.free_energies.samples import SampleSet
 from bgdiff.free_energy.bootstrap import unit_error, unit_labels
 from bgdiff.free_energy.estimate import Estimate, NoOverlapError
 from bgdiff.free_energy.importance import normalised_weights
 from bgdiff.free_energy.judgement import Candidate
 from bgdiff.free_energy.perturbation import kish
-from bgdiff.free_energy_estimates import Found
-from bgdiff.free_energy_samples import SampleSet
 from bgdiff.progress import Progress
 
 if TYPE_CHECKING:

@@ -16,9 +16,8 @@ from bgdiff.analysis.free_energy_results import (
     TemperaturePoint,
 )
 from bgdiff.errors import ConfigError, DataError
-from bgdiff.free_energy.judgement import ENOUGH, LEAST_FRACTION, LEAST_OVERLAP, LEVEL
-from bgdiff.free_energy_conditions import at_another_temperature, profile_along
-from bgdiff.free_energy_estimates import (
+from bgdiff.free_energies.conditions import at_another_temperature, profile_along
+from bgdiff.free_energies.estimates import (
     POOLED,
     Found,
     Repeats,
@@ -27,12 +26,13 @@ from bgdiff.free_energy_estimates import (
     pooled_difference,
     pooled_log_z,
 )
-from bgdiff.free_energy_paths import PATH_BAR, REVERSE, PathSides, cells
-from bgdiff.free_energy_records import quantity_record
-from bgdiff.free_energy_regions import Measured, RegionPair
-from bgdiff.free_energy_rungs import INTEGRATION, LEARNED, MBAR, RungStudy
-from bgdiff.free_energy_samples import RunSamples, SampleSet, UpWalks
-from bgdiff.free_energy_systems import DirectSides, check_comparable, two_ladders
+from bgdiff.free_energies.paths import PATH_BAR, REVERSE, PathSides, cells
+from bgdiff.free_energies.records import quantity_record
+from bgdiff.free_energies.regions import Measured, RegionPair
+from bgdiff.free_energies.rungs import INTEGRATION, LEARNED, MBAR, RungStudy
+from bgdiff.free_energies.samples import RunSamples, SampleSet, UpWalks
+from bgdiff.free_energies.systems import DirectSides, check_comparable, two_ladders
+from bgdiff.free_energy.judgement import ENOUGH, LEAST_FRACTION, LEAST_OVERLAP, LEVEL
 from bgdiff.regions import Region, parse_region
 from bgdiff.variables import variable_named
 
