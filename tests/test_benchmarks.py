@@ -37,6 +37,37 @@ def test_main_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_free_energies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every quantity has its row, refused or not, with its reference and what it cost."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import free_energies, harness
+
+    file = tmp_path / "free_energies.json"
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(
+        sys, "argv", ["free_energies", "--quick", "--json", str(file), "--keep", str(tmp_path)]
+    )
+    try:
+        harness.main("free_energies", free_energies.measure, "")
+    finally:
+        torch.set_num_threads(threads)
+    rows = {row["quantity"]: row for row in json.loads(file.read_text())["rows"]}
+    solvation = next(
+        row for name, row in rows.items() if name.startswith("alanine_dipeptide_vacuum: ΔF(alanine")
+    )
+    assert solvation["reference"] == pytest.approx(-22.43, abs=0.02)
+    wells = next(row for name, row in rows.items() if name.startswith("double_well: ΔF"))
+    assert wells["reference"] == pytest.approx(2.629382, abs=1e-6)
+    assert sum("many_well_32: log Z" in name for name in rows) == 1
+    for row in rows.values():
+        if row.get("value / kT") is not None and row.get("reference") is not None:
+            assert row["difference"] == pytest.approx(row["value / kT"] - row["reference"])
+        assert row.get("processor minutes", 1) > 0
+    assert solvation["processor minutes"] > wells["processor minutes"]
+    assert sum("learned normalisers" in name for name in rows) == 4
+
+
+@pytest.mark.slow
 def test_correction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every method has its row, with its own cost and with that of training and data; nothing is repeated."""
     monkeypatch.syspath_prepend(str(ROOT))

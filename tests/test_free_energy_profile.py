@@ -140,3 +140,13 @@ def test_bad_input() -> None:
         free_energy_profile([0.5], [0.0, 1.0], level=95)
     with pytest.raises(ConfigError, match="at least 2"):
         free_energy_profile([0.5], [0.0, 1.0], bootstrap=1)
+
+
+def test_a_bin_of_negligible_weight_has_the_error_of_its_samples() -> None:
+    """Weights whose squares are below the smallest number: the relative error is that of counting."""
+    values = np.repeat([0.5, 1.5], [1000, 10])
+    log_weight = np.where(values < 1, 0.0, -600.0)
+    profile = free_energy_profile(values, [0, 1, 2], log_weight=log_weight)
+    assert profile.n_eff[1] == pytest.approx(10)
+    assert profile.std_error[1] == pytest.approx(np.sqrt(1 / 10), rel=0.01)
+    assert profile.free_energy[1] - profile.free_energy[0] == pytest.approx(600 + np.log(100))

@@ -103,7 +103,9 @@ def free_energy_profile(
     filled = probability > 0
     p = probability[filled]
     inside = in_bin[:, filled]
-    squares = inside.multiply(inside).sum(axis=0)
+    # every unit's share of its bin; weights themselves may be too small to be squared
+    share = csr_array(inside / inside.sum(axis=0))
+    squares = share.multiply(share).sum(axis=0)
     n_units = total.size
     factor = float("nan")
     if bootstrap:
@@ -113,17 +115,17 @@ def free_energy_profile(
         farthest = np.abs(replicates - 1) / np.where(spread > 0, spread, np.inf)
         factor = float(np.quantile(farthest.max(axis=1), level))
     else:
-        crossed = inside.T @ total
-        variance = (squares - 2 * p * crossed + p**2 * (total @ total)) / total.sum() ** 2
+        of_all = total / total.sum()
+        variance = squares - 2 * (share.T @ of_all) + of_all @ of_all
         relative = np.full(p.size, np.inf)
         if n_units > 1:
-            relative = np.sqrt(np.maximum(variance, 0.0) * n_units / (n_units - 1)) / p
+            relative = np.sqrt(np.maximum(variance, 0.0) * n_units / (n_units - 1))
             relative *= few_units(n_units) if n_units < labels.size else 1.0
     shape = probability.shape
     free_energy, error, n_eff = np.full(shape, np.inf), np.full(shape, np.inf), np.zeros(shape)
     free_energy[filled] = -np.log(p / np.diff(bounds)[filled])
     error[filled] = relative
-    n_eff[filled] = inside.sum(axis=0) ** 2 / squares
+    n_eff[filled] = 1 / squares
     outside = max(1 - float(probability.sum()), 0.0)
     return FreeEnergyProfile(bounds, free_energy, error, n_eff, level, factor, outside)
 
