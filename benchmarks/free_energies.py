@@ -8,11 +8,13 @@ wastes least.
 
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from benchmarks.harness import Row, main
 from bgdiff.analysis.free_energy_results import (
@@ -23,6 +25,7 @@ from bgdiff.analysis.free_energy_results import (
     TemperaturePoint,
 )
 from bgdiff.analysis.results import read_results
+from bgdiff.analysis.text import with_error
 from bgdiff.console import StageProgress
 from bgdiff.free_energies import Request, free_energies
 from bgdiff.io import read_json, write_json
@@ -145,6 +148,37 @@ def _minus(value: float | None, reference: float | None) -> float | None:
     return None if value is None or reference is None else value - reference
 
 
+def tables(rows: list[Row]) -> Iterable[Table]:
+    """Quantities first, then other temperatures, then what was learned."""
+    free = Table(
+        "", "quoted", "kT", "reference", "errors apart", "farthest two", "CPU min", title="free energies"
+    )
+    elsewhere = Table("", "found", "simulated", "errors apart", title="other temperatures")
+    learned = Table("", "kT", title="learned normalisers against MBAR, largest difference")
+    for row in rows:
+        name = str(row["quantity"])
+        if "estimators" in row:
+            apart = (_number(row["combined errors"]), _number(row["farthest two / combined errors"]))
+            minutes = f"{row['processor minutes']:.1f}"
+            free.add_row(name, row["estimator quoted"] or "none", *_compared(row), *apart, minutes)
+        elif "effective samples" in row:
+            elsewhere.add_row(name, *_compared(row), _number(row["combined errors"]))
+        else:
+            learned.add_row(name.split(":")[0], with_error(row["difference"], row["std error"]))
+    return free, elsewhere, learned
+
+
+def _compared(row: Row) -> tuple[str, str]:
+    return (
+        with_error(row["value / kT"], row["std error"]),
+        with_error(row["reference"], row["reference error"]),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
 class _Processor:
     """Adds the processor time of a block, all threads, to what the run has used so far."""
 
@@ -164,4 +198,4 @@ def _minutes(path: Path) -> float:
 
 
 if __name__ == "__main__":
-    main("free_energies", measure, __doc__ or "")
+    main("free_energies", measure, __doc__ or "", tables)

@@ -155,7 +155,24 @@ def rung_curves(
             ax.axvline(smallest / 1.34, color=COLOURS["muted"], linewidth=0.6, linestyle=(0, (1, 2)))
         axes[-1].annotate("target", (smallest / 1.8, 0.04), xycoords=("data", "axes fraction"), ha="center",
                           fontsize=6.5, color=COLOURS["muted"])  # fmt: skip
+        _leave_out_far_target(axes[0], smallest / 1.8, g[noise == 0], g[noise > 0])
     return figure
+
+
+def _leave_out_far_target(ax: Axes, place: float, target: Array, rungs: Array) -> None:
+    """Scale the axis to the rungs if the target, hundreds of kT away, would flatten them; say where it is."""
+    low, high = float(rungs.min()), float(rungs.max())
+    span = max(high - low, 1e-6)
+    value = float(target[0])
+    if low - 2 * span <= value <= high + 2 * span:
+        return
+    ax.set_ylim(low - 0.15 * span, high + 0.15 * span)
+    above = value > high
+    text = f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
+    ax.annotate(text, (place, 1.0 if above else 0.0), (place, 0.84 if above else 0.16),
+                xycoords=("data", "axes fraction"), textcoords=("data", "axes fraction"), ha="center",
+                va="center", fontsize=6.5, color=COLOURS["reweighted"],
+                arrowprops={"arrowstyle": "->", "color": COLOURS["reweighted"]})  # fmt: skip
 
 
 @styled
