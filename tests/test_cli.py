@@ -126,10 +126,7 @@ class TestImports:
             ("import bgdiff.cli", [*HEAVY, "numpy", "pydantic"]),
             ("import sys; from bgdiff.cli import app; app(['--help'], standalone_mode=False)", HEAVY),
             ("import sys; from bgdiff.cli import app; app(['systems'], standalone_mode=False)", HEAVY),
-            (
-                "import sys; from bgdiff.cli import app; app(['free-energy', '--help'], standalone_mode=False)",
-                HEAVY,
-            ),
+            ("from bgdiff.cli import app; app(['free-energy', '--help'], standalone_mode=False)", HEAVY),
             ("import bgdiff.errors, bgdiff.io, bgdiff.random, bgdiff.progress", [*HEAVY, "numpy"]),
             ("import bgdiff.systems, bgdiff.config", HEAVY),
         ],
