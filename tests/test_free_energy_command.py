@@ -14,7 +14,7 @@ from test_cli import Call, call  # noqa: F401 (a fixture)
 from test_results import schema_keys
 
 from bgdiff.analysis.free_energy_results import FreeEnergies, Quantity, read_free_energies
-from bgdiff.errors import CheckpointError, ConfigError, DataError, RunDirectoryError
+from bgdiff.errors import CheckpointError, ConfigError, CorrectionError, DataError, RunDirectoryError
 from bgdiff.free_energies import Request, free_energies
 from bgdiff.run import stage_reweight, stage_sample, stage_train, start_run
 
@@ -171,6 +171,32 @@ class TestRefusals:
         assert "effective samples" in importance.problem
         assert found.judgement.more_samples is not None
         assert "more samples" in " ".join(found.judgement.advice)
+
+    @pytest.mark.parametrize("stage", ["rung_samples", "mbar_of_rungs"])
+    def test_rungs_that_cannot_be_used_cost_only_their_own_estimates(
+        self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    ) -> None:
+        """Populations that collapse, or states that do not connect, as a poor energy makes them."""
+        errors = {
+            "rung_samples": CorrectionError("one particle carries it all"),
+            "mbar_of_rungs": DataError("states 3 and 4 do not overlap"),
+        }
+
+        def fail(*_: object, **__: object) -> None:
+            raise errors[stage]
+
+        monkeypatch.setattr(f"bgdiff.free_energies.rungs.{stage}", fail)
+        copy = tmp_path / "copy"
+        shutil.copytree(run, copy)
+        content, _ = free_energies(copy, Request(rung_samples=420))
+        assert content.rungs is None
+        assert any(str(errors[stage]) in text for text in content.warnings)
+        for key in ("wells", "log_z"):
+            found = quantity(content, key)
+            reasons = {one.estimator: one.reason for one in found.missing}
+            assert str(errors[stage]) in reasons["MBAR over rungs"]
+            assert "path BAR" in {one.estimator for one in found.estimates}
+            assert found.value is not None
 
     def test_forward_and_reverse_disagree(self, run: Path, tmp_path: Path) -> None:
         copy = tmp_path / "biased"

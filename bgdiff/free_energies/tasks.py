@@ -13,9 +13,10 @@ from bgdiff.analysis.free_energy_results import (
     Histogram,
     ProfileRecord,
     Quantity,
+    Rungs,
     TemperaturePoint,
 )
-from bgdiff.errors import ConfigError, DataError
+from bgdiff.errors import ConfigError, CorrectionError, DataError
 from bgdiff.free_energies.conditions import at_another_temperature, profile_along
 from bgdiff.free_energies.estimates import (
     POOLED,
@@ -58,6 +59,7 @@ class Tasks:
         self.repeats = Repeats(request.bootstrap, seed)
         self.warnings: list[str] = []
         self._log_z_works: list[Histogram] = []
+        self._no_rungs = _NO_RUNGS
 
     def all(self) -> FreeEnergies:
         """Everything that is asked for."""
@@ -73,6 +75,7 @@ class Tasks:
         quantities.append(self.log_z())
         if other is not None:
             quantities.append(self.to(other))
+        rungs = self._rungs_record()
         return FreeEnergies(
             bgdiff_version=bgdiff.__version__,
             system=system.name,
@@ -88,7 +91,7 @@ class Tasks:
             quantities=quantities,
             temperatures=[self.temperature(one) for one in self.request.temperatures],
             profiles=[self.profile(name, spec) for name, spec in variables],
-            rungs=None if self.rungs is None else self.rungs.record(),
+            rungs=rungs,
             warnings=self.warnings,
         )
 
@@ -100,12 +103,29 @@ class Tasks:
 
     @cached_property
     def rungs(self) -> RungStudy | None:
-        """Samples of the rungs; None if they are not wanted."""
+        """Samples of the rungs; None if they are not wanted, or cannot be drawn, as ``_no_rungs`` says."""
         if not self.request.rung_samples:
             return None
-        return RungStudy(
+        study = RungStudy(
             self.run, self.samples.generator, self.request.rung_samples, self.repeats, self.stages
         )
+        try:
+            _ = study.samples
+        except CorrectionError as problem:
+            # the learned energy has too much density where the target has none; walks do not mind
+            self._no_rungs = f"the rungs could not be sampled: {problem}"
+            self.warnings.append(f"{self.run.path}: {self._no_rungs}")
+            return None
+        return study
+
+    def _rungs_record(self) -> Rungs | None:
+        if self.rungs is None:
+            return None
+        try:
+            return self.rungs.record()
+        except DataError as problem:
+            self.warnings.append(f"free energies of the rungs: {problem}")
+            return None
 
     @cached_property
     def sets(self) -> list[SampleSet]:
@@ -137,7 +157,7 @@ class Tasks:
                 found.missing |= {PATH_BAR: str(problem), REVERSE: str(problem)}
         rungs = self.rungs
         if rungs is None:
-            found.missing[MBAR] = _NO_RUNGS
+            found.missing[MBAR] = self._no_rungs
         else:
             found.attempt(MBAR, lambda: rungs.difference(initial, final))
         return quantity_record(
@@ -179,7 +199,7 @@ class Tasks:
             except DataError as problem:
                 found.missing |= {PATH_BAR: str(problem), REVERSE: str(problem)}
         if self.rungs is None:
-            found.missing |= dict.fromkeys((MBAR, INTEGRATION, LEARNED), _NO_RUNGS)
+            found.missing |= dict.fromkeys((MBAR, INTEGRATION, LEARNED), self._no_rungs)
         else:
             found.attempt(MBAR, self.rungs.log_z)
             found.attempt(INTEGRATION, self.rungs.integrated_log_z)
