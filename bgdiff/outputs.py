@@ -229,7 +229,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _seconds(run: "Run", method: "Method") -> float:
-    """Time that the samples took: all but the drawing and weighting of other methods."""
+    """Time that the samples took: all but checks, and the drawing and weighting of other methods."""
     stages = ("sample", "reweight")
     ours = {timing_key(run.config, stage, method) for stage in stages}
     if method == "imh":  # its proposals are the walks
@@ -237,7 +237,8 @@ def _seconds(run: "Run", method: "Method") -> float:
     return sum(
         seconds
         for name, seconds in run.timings.items()
-        if name in ours or not any(name == stage or name.startswith(f"{stage}-") for stage in stages)
+        if name in ours
+        or not any(name == stage or name.startswith(f"{stage}-") for stage in (*stages, "check"))
     )
 
 

@@ -106,7 +106,7 @@ def test_what_is_written(finished: Path) -> None:
     assert "R-hat" in text
     assert ("replica exchange samples the target without" in text) == (config.method != "imh")
     assert {path.stem for path in (finished / "figures").glob("*.png")} == {
-        "profile_x", "profile_y", "energies", "training",
+        "profile_x", "profile_y", "energies", "training", "normalisers",
     }  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def test_every_method_on_one_trained_run(tmp_path: Path) -> None:
         stage + suffix
         for stage in ("sample", "reweight")
         for suffix in ("", "-imh", "-smc", "-replica-exchange")
-    } | {"train"}
+    } | {"train", "check"}
     stage_reweight(path)
     assert content(path) == before
 

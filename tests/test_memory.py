@@ -59,7 +59,9 @@ class FakeRun:
             topology=None,
             observables=lambda x: {"x": np.array(x[:, 0, 0].tolist())},
         )
-        self.data = SimpleNamespace(x=torch.zeros(5, PARTICLES, 3, dtype=torch.float64))
+        x = torch.zeros(5, PARTICLES, 3, dtype=torch.float64)
+        self.data = SimpleNamespace(x=x, chain=torch.zeros(5, dtype=torch.int64))
+        np.savez(path / "held_out.npz", log_weight=np.zeros(0), index=np.zeros(0, dtype=np.int64))
 
     def file(self, name: str) -> Path:
         return self.path / name
