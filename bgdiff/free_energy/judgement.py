@@ -24,8 +24,8 @@ does not hold. Otherwise nothing is quoted.
 
 Thresholds. ``ENOUGH`` effective samples give a standard error that is itself known to 1/√(2·ENOUGH), about
 10 %. ``LEAST_OVERLAP`` is of the size of the limit for neighbours in the overlap matrix of Klimovich,
-Shirts & Mobley; of two states the overlap meant here is the sum of both elements off the diagonal, so it is half as
-strict, but the error bars of Bennett's ratio still hold there (measured down to 0.02). Below
+Shirts & Mobley; of two states the overlap meant here is the sum of both elements off the diagonal, so it is
+half as strict, but the error bars of Bennett's ratio still hold there (measured down to 0.02). Below
 ``LEAST_FRACTION`` of effective samples, a one-sided estimate rests on the tail of its samples.
 
 References: Klimovich, Shirts & Mobley, J. Comput. Aided Mol. Des. 29, 397 (2015), section on overlap;
