@@ -12,7 +12,7 @@ from bgdiff.free_energy.quiet import pymbar, quietly
 
 
 def test_remarks_are_handed_over(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG), quietly() as remarks:
+    with caplog.at_level(logging.DEBUG, logger="bgdiff.free_energy.quiet"), quietly() as remarks:
         logging.getLogger("pymbar.mbar_solvers").warning("no solution")
         logging.getLogger("pymbar").info("not worth telling")
         warnings.warn("weights", RuntimeWarning, stacklevel=1)
