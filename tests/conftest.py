@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENMM_CPU_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from command_line import call  # noqa: F401 (a fixture)
 from hypothesis import settings
 
 # A shell starts background jobs with Ctrl-C ignored, and processes inherit that: the tests of Ctrl-C would

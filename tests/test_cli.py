@@ -1,55 +1,23 @@
 """The command line: what it accepts, what it refuses and how, what it shows, how it stops."""
 
-import io
 import logging
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from command_line import Call
 
 import bgdiff
-from bgdiff.catalogue import describe_systems
 from bgdiff.cli import main
-from bgdiff.console import StageProgress, duration
 from bgdiff.errors import BgdiffError, RunDirectoryError
 
 HEAVY = ["matplotlib", "mdtraj", "openmm", "pymbar", "scipy", "torch"]
-
-Call = Callable[..., "Outcome"]
-
-
-class Outcome:
-    """Exit code and output; ``said`` is stderr on one line, without the frames drawn around errors."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-        self.said = re.sub(r"[\s│╭╮╰╯─]+", " ", err)
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
-    """Run the command line in this process."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["bgdiff", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        code = stopped.value.code
-        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    yield call
-    root.handlers[:], root.level = handlers, level
-    logging.getLogger("bgdiff").setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -310,158 +278,3 @@ class TestTrouble:
         monkeypatch.setattr("bgdiff.run.run_all", work)
         assert call("run", "double_well").err == "Warning: 3 frames [dropped]\n"
         assert call("--verbose", "run", "double_well").err == "Warning: 3 frames [dropped]\ndetail\n"
-
-
-class TestSystems:
-    def test_table(self, call: Call) -> None:
-        outcome = call("systems")
-        assert outcome.code == 0
-        assert "alanine_dipeptide_vacuum" in outcome.out
-        assert "double_well" in outcome.out
-
-    def test_facts(self) -> None:
-        rows = {row["name"]: row for row in describe_systems()}
-        assert rows["alanine_dipeptide_vacuum"]["particles"] == "22"
-        assert rows["double_well"]["particles"] == "1"
-        for row in rows.values():
-            assert int(row["frames"]) > 1000, row
-            assert "±" in row["reference"] or "exact" in row["reference"]
-
-    def test_broken_system_is_listed_with_what_is_wrong(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "mine").mkdir()
-        (tmp_path / "mine" / "system.yaml").write_text("name: mine\nkind: openmm\n")
-        monkeypatch.setenv("BGDIFF_SYSTEMS", str(tmp_path))
-        rows = {row["name"]: row for row in describe_systems()}
-        assert "temperature" in rows["mine"]["title"]
-        assert rows["double_well"]["particles"] == "1"
-
-
-class TestData:
-    def test_generate(self, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        recorded: list[Any] = []
-
-        def generate(system: Any, out: Any, seed: int, processes: int, progress: Any, **options: Any) -> Path:
-            recorded.append((system.name, out, seed, processes, options))
-            progress(1, 2, "")
-            return Path("made.npz")
-
-        monkeypatch.setattr("bgdiff.data.generate.generate_data", generate)
-        monkeypatch.chdir(tmp_path)
-        outcome = call("data", "generate", "double_well", "--seed", 4, "--processes", 2)
-        assert outcome.code == 0
-        assert outcome.out == "wrote made.npz\n"
-        options = {"method": None, "frames": None, "engine": "auto"}
-        assert recorded == [("double_well", None, 4, 2, options)]
-        call(
-            "data",
-            "generate",
-            "double_well",
-            "--method=parallel-tempering",
-            "--frames",
-            9,
-            "--engine=openmm",
-        )
-        options = {"method": "parallel-tempering", "frames": 9, "engine": "openmm"}
-        assert recorded[1] == ("double_well", None, 0, None, options)
-
-    def test_existing_file_is_refused(self, call: Call, tmp_path: Path) -> None:
-        (tmp_path / "x.npz").write_text("")
-        outcome = call("data", "generate", "double_well", "--out", tmp_path / "x.npz")
-        assert outcome.code == 2
-        assert "exists already" in outcome.said
-
-    def test_reference(self, call: Call, tmp_path: Path) -> None:
-        outcome = call("reference", "double_well", "--out", tmp_path / "reference.json")
-        assert outcome.code == 0
-        value, written = outcome.out.splitlines()
-        assert value == "ΔF(left → right) / kT = 2.629384 (exact)"
-        assert written == f"wrote {tmp_path / 'reference.json'}"
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["--to", "double_well"], "double_well: there is no difference"),
-            (["--to", "alanine_dipeptide_vacuum"], "double_well is not a molecule"),
-            (["--to-temperature", "340"], "Invalid value for --to-temperature: needs --to OTHER"),
-            (["--temperature", "340"], "double_well is in reduced units"),
-            (["--length-ns", "1"], "double_well is integrated, not simulated"),
-        ],
-    )
-    def test_references_that_make_no_sense(
-        self, call: Call, tmp_path: Path, arguments: list[str], message: str
-    ) -> None:
-        outcome = call("reference", "double_well", "--out", tmp_path / "reference.json", *arguments)
-        assert outcome.code == 2
-        assert message in outcome.said
-        assert not list(tmp_path.iterdir())
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class TestStageProgress:
-    def show(self, steps: list[tuple[float, int, str]], terminal: bool = False, quiet: bool = False) -> str:
-        """Show a stage of 1000 units; each step is (seconds, done, text)."""
-        output, clock = io.StringIO(), Clock()
-        console = Console(file=output, force_terminal=terminal, width=100, color_system=None)
-        with StageProgress(console, quiet=quiet, clock=clock).stage("train") as progress:
-            for seconds, done, text in steps:
-                clock.now += seconds
-                progress(done, 1000, text)
-        return output.getvalue()
-
-    def test_lines(self) -> None:
-        """A line every 30 s with the percentage, the rate and the time left."""
-        steps = [(0.0, 0, "start"), (10.0, 100, ""), (21.0, 310, "loss [0.5]"), (69.0, 1000, "loss 0.4")]
-        assert self.show(steps).splitlines() == [
-            "train ...",
-            "train   31 % (310/1000, 10/s, 1 min 09 s left)  loss [0.5]",
-            "train  100 % (1000/1000, 10/s, 0.0 s left)  loss 0.4",
-            "✓ train  1 min 40 s  loss 0.4",
-        ]
-
-    def test_resumed_stage_is_timed_from_where_it_resumed(self) -> None:
-        lines = self.show([(0.0, 900, ""), (40.0, 910, "")]).splitlines()
-        assert lines[1] == "train   91 % (910/1000, 4.0 s each, 6 min 00 s left)"
-
-    def test_bar(self) -> None:
-        output = self.show([(0.0, 0, ""), (10.0, 500, "loss [0.5]"), (10.0, 1000, "")], terminal=True)
-        assert "100%" in output
-        assert output.endswith("✓ train  20 s\n")
-
-    def test_stage_without_a_report(self) -> None:
-        assert self.show([]).splitlines() == ["train ...", "✓ train  0.0 s"]
-
-    def test_quiet(self) -> None:
-        assert self.show([(40.0, 100, ""), (40.0, 1000, "")], quiet=True) == ""
-
-    @pytest.mark.parametrize("terminal", [False, True])
-    def test_failure_is_told_and_passed_on(self, terminal: bool) -> None:
-        output = io.StringIO()
-        console = Console(file=output, force_terminal=terminal, width=100, color_system=None)
-        stages = StageProgress(console)
-        with pytest.raises(KeyboardInterrupt), stages.stage("sample"):
-            raise KeyboardInterrupt
-        assert "✗ sample stopped after 0.0 s" in output.getvalue()
-
-    @pytest.mark.parametrize(
-        ("seconds", "text"),
-        [
-            (0.04, "0.0 s"),
-            (9.94, "9.9 s"),
-            (9.96, "10 s"),
-            (59.6, "1 min 00 s"),
-            (125, "2 min 05 s"),
-            (3599.7, "1 h 00 min"),
-            (3600 * 2 + 180, "2 h 03 min"),
-        ],
-    )
-    def test_duration(self, seconds: float, text: str) -> None:
-        assert duration(seconds) == text

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import Call, call  # noqa: F401 (a fixture)
+from command_line import Call
 from test_run import SMALL
 
 import bgdiff.chunk_files
@@ -41,7 +41,7 @@ class Interruption:
 
 
 @pytest.mark.parametrize("method", ["is", "smc", "imh", "replica-exchange"])
-def test_every_method(call: Call, trained: Path, method: str) -> None:  # noqa: F811
+def test_every_method(call: Call, trained: Path, method: str) -> None:
     outcome = call("reweight", trained, "--method", method)
     assert outcome.code == 0, outcome.err
     assert read_results(trained / "results.json").method == method
@@ -52,7 +52,7 @@ def test_every_method(call: Call, trained: Path, method: str) -> None:  # noqa: 
 
 
 @pytest.mark.parametrize("method", ["gibbs", "IMH", "replica_exchange", ""])
-def test_unknown_methods_are_refused(call: Call, trained: Path, method: str) -> None:  # noqa: F811
+def test_unknown_methods_are_refused(call: Call, trained: Path, method: str) -> None:
     before = (trained / "results.json").read_bytes()
     outcome = call("reweight", trained, "--method", method)
     assert outcome.code == 2
@@ -62,7 +62,7 @@ def test_unknown_methods_are_refused(call: Call, trained: Path, method: str) -> 
 
 @pytest.mark.parametrize("method", ["imh", "replica-exchange"])
 def test_the_same_command_continues(
-    call: Call,  # noqa: F811
+    call: Call,
     trained: Path,
     method: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -88,7 +88,7 @@ def test_the_same_command_continues(
 
 
 def test_a_whole_run_by_chains_resumes(
-    call: Call,  # noqa: F811
+    call: Call,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

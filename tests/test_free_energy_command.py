@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cli import Call, call  # noqa: F401 (a fixture)
+from command_line import Call
 from test_results import schema_keys
 
 from bgdiff.analysis.free_energy_results import FreeEnergies, Quantity, read_free_energies
@@ -275,7 +275,7 @@ class TestResuming:
 
 
 class TestCommand:
-    def test_tables_and_verdict(self, call: Call, run: Path, tmp_path: Path) -> None:  # noqa: F811
+    def test_tables_and_verdict(self, call: Call, run: Path, tmp_path: Path) -> None:
         options = ["--rung-samples", 0, "--temperature", 1.1, "--profile", "x", "--out", tmp_path / "f.json"]
         outcome = call("-q", "free-energy", run, *options)
         assert outcome.code == 0, outcome.err
@@ -288,19 +288,19 @@ class TestCommand:
             assert words in said, words
         assert max(map(len, outcome.out.splitlines())) <= 80
 
-    def test_json(self, call: Call, run: Path, tmp_path: Path) -> None:  # noqa: F811
+    def test_json(self, call: Call, run: Path, tmp_path: Path) -> None:
         outcome = call("-q", "free-energy", run, "--rung-samples", 0, "--json", "--out", tmp_path / "f.json")
         assert outcome.code == 0, outcome.err
         assert json.loads(outcome.out) == json.loads((tmp_path / "f.json").read_text())
 
-    def test_errors_are_one_message(self, call: Call, run: Path) -> None:  # noqa: F811
+    def test_errors_are_one_message(self, call: Call, run: Path) -> None:
         outcome = call("free-energy", run, "--between", "left", "nowhere")
         assert outcome.code == 2
         assert "nowhere" in outcome.said
         assert "Traceback" not in outcome.err
         assert call("free-energy", run, "--between", "left").code == 2
 
-    def test_help(self, call: Call) -> None:  # noqa: F811
+    def test_help(self, call: Call) -> None:
         outcome = call("free-energy", "--help")
         assert outcome.code == 0
         for option in (
