@@ -16,8 +16,9 @@ from bgdiff.errors import ConfigError, StorageError, SystemDefinitionError
 from bgdiff.io import atomic_path, make_directory, write_json
 from bgdiff.progress import Progress, silent
 from bgdiff.random import generator_for
-from bgdiff.system_spec import ChainsSpec, MDSpec, OpenMMSpec
+from bgdiff.system_spec import MDSpec, OpenMMSpec
 from bgdiff.systems import System
+from bgdiff.tempering_spec import ChainsSpec
 
 if TYPE_CHECKING:
     from bgdiff.targets.choose import Engine

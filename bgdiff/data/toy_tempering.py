@@ -20,10 +20,11 @@ from bgdiff.sampling import (
     Walkers,
     exchange_replicas,
 )
-from bgdiff.system_spec import OpenMMSpec, ToyLaddersSpec
+from bgdiff.system_spec import OpenMMSpec
 from bgdiff.systems import System
 from bgdiff.targets.base import Target
 from bgdiff.targets.choose import describe_target
+from bgdiff.tempering_spec import ToyLaddersSpec
 
 __all__ = ["ToyLadderTask", "start_positions", "toy_ladder_task"]
 

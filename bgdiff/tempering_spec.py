@@ -1,0 +1,60 @@
+"""What a ``system.yaml`` may say about sampling a toy density: plain chains, ladders of temperatures."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["ChainsSpec", "ToyLaddersSpec"]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChainsSpec(_Model):
+    """How ``bgdiff data generate`` makes MALA chains on a toy density: ``chains_per_start`` per start."""
+
+    starts: Annotated[list[list[float]], Field(min_length=1)]
+    """Positions of all particles, or of one that stands for all."""
+    chains_per_start: Count = 1
+    frames: Count
+    """Frames kept of each chain."""
+    spacing: Count = 1
+    """Steps from one kept frame to the next."""
+    step: Positive = 0.01
+    """Time step of the overdamped Langevin proposal, reduced units."""
+    equilibration: Annotated[int, Field(ge=0)] = 0
+    """Steps before the first kept frame."""
+
+    @model_validator(mode="after")
+    def _starts_of_one_length(self) -> "ChainsSpec":
+        if len({len(start) for start in self.starts}) > 1:
+            raise ValueError("starts: every start needs as many numbers as the others")
+        return self
+
+
+class ToyLaddersSpec(_Model):
+    """How ``bgdiff data generate --method parallel-tempering`` samples the equilibrium of a toy density.
+
+    Independent groups of ladders, one group per start; moves are Hamiltonian Monte Carlo with unit masses.
+    """
+
+    starts: Annotated[list[list[float]], Field(min_length=2)]
+    """Positions of all particles, or of one that stands for all."""
+    t_max: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    """In units of the density's own temperature."""
+    temperatures: Annotated[int, Field(ge=2)]
+    """Rungs, geometric from 1 to ``t_max``."""
+    ladders: Count = 16
+    """In every group."""
+    step: Positive = 0.1
+    """Of the leapfrog integrator, reduced units of time."""
+    leapfrog_steps: Count = 10
+    """In a trajectory; exchanges follow each."""
+    spacing: Count = 1
+    """Trajectories from one kept frame to the next."""
+    equilibration: Annotated[int, Field(ge=0)] = 0
+    """Trajectories before the first kept frame."""
