@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 from bgdiff.analysis.text import with_error
 from bgdiff.errors import SystemDefinitionError
-from bgdiff.system_spec import ManyWellSpec, OpenMMSpec
+from bgdiff.system_spec import ClusterSpec, ManyWellSpec, OpenMMSpec
 from bgdiff.systems import System, list_systems, load_system
 
 __all__ = ["describe_systems"]
@@ -41,6 +41,8 @@ def _describe(system: System) -> dict[str, str]:
 def _particles(system: System) -> str:
     if isinstance(system.spec, ManyWellSpec):
         return str(system.spec.copies)
+    if isinstance(system.spec, ClusterSpec):
+        return str(system.spec.particles)
     if not isinstance(system.spec, OpenMMSpec):
         return "1"
     path = system.path / system.spec.system

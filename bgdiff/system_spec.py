@@ -15,12 +15,17 @@ from bgdiff.tempering_spec import ChainsSpec, ToyLaddersSpec
 
 __all__ = [
     "BasinSpec",
+    "ClusterSpec",
     "DataSpec",
     "DifferenceSpec",
     "DoubleWellParameters",
     "DoubleWellSpec",
+    "LennardJonesParameters",
+    "LennardJonesSpec",
     "MDSpec",
     "ManyWellSpec",
+    "MultiDoubleWellParameters",
+    "MultiDoubleWellSpec",
     "ObservableSpec",
     "OpenMMSpec",
     "ReplicaExchangeSpec",
@@ -83,6 +88,34 @@ class DoubleWellParameters(_Model):
     c: Positive
 
 
+class LennardJonesParameters(_Model):
+    """As of :class:`~bgdiff.targets.lennard_jones.LennardJones`."""
+
+    epsilon: Positive = 1.0
+    r_min: Positive = 1.0
+    oscillator: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    pairs: Literal["once", "twice"] = "twice"
+
+    @model_validator(mode="after")
+    def _confined(self) -> "LennardJonesParameters":
+        if self.oscillator <= 0:
+            raise ValueError(
+                "oscillator: must be greater than 0; without it particles evaporate, their free volume is "
+                "infinite and exp(-u) is no density that could be normalised"
+            )
+        return self
+
+
+class MultiDoubleWellParameters(_Model):
+    """As of :class:`~bgdiff.targets.multi_double_well.MultiDoubleWell`."""
+
+    a: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    b: Annotated[float, Field(allow_inf_nan=False)] = -4.0
+    c: Positive = 0.9
+    offset: NonNegative = 4.0
+    pairs: Literal["once", "twice"] = "once"
+
+
 class _Common(_Model):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     title: str
@@ -119,6 +152,8 @@ class OpenMMSpec(_Common):
     topology: str
     coordinates: Literal["internal", "mean_free"] = "internal"
     """``mean_free`` for clusters without bonds: Cartesian, only the centroid is left out."""
+    equal_particles: Literal["none", "elements", "all"] = "none"
+    """Which atoms a model may take for interchangeable, in mean-free coordinates: of one element, or all."""
     generate: MDSpec | None = None
     replica_exchange: ReplicaExchangeSpec | None = None
     references_at: dict[Positive, str] = {}
@@ -142,6 +177,15 @@ class OpenMMSpec(_Common):
         return self
 
     @model_validator(mode="after")
+    def _equal_particles_need_cartesians(self) -> "OpenMMSpec":
+        if self.equal_particles != "none" and self.coordinates != "mean_free":
+            raise ValueError(
+                f"equal_particles: {self.equal_particles!r} needs coordinates: mean_free, because internal "
+                "coordinates tell all atoms apart"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_way_to_each(self) -> "OpenMMSpec":
         ends = [(way.to, way.temperature) for way in self.transformations]
         for index, end in enumerate(ends):
@@ -150,11 +194,9 @@ class OpenMMSpec(_Common):
         return self
 
 
-class _ToySpec(_Common):
+class _ReducedSpec(_Common):
     """A density in reduced units, at temperature 1."""
 
-    parameters: DoubleWellParameters
-    coordinates: Literal["identity"] = "identity"
     generate: ChainsSpec | None = None
     replica_exchange: ToyLaddersSpec | None = None
 
@@ -163,21 +205,50 @@ class _ToySpec(_Common):
         return 1.0
 
 
-class DoubleWellSpec(_ToySpec):
+class DoubleWellSpec(_ReducedSpec):
     """The two-dimensional double well."""
 
     kind: Literal["double_well"]
+    parameters: DoubleWellParameters
+    coordinates: Literal["identity"] = "identity"
 
 
-class ManyWellSpec(_ToySpec):
+class ManyWellSpec(_ReducedSpec):
     """Independent copies of the double well: so many particles in the plane, each in its own."""
 
     kind: Literal["many_well"]
     copies: Count
+    parameters: DoubleWellParameters
+    coordinates: Literal["identity"] = "identity"
 
 
-SystemSpec = OpenMMSpec | DoubleWellSpec | ManyWellSpec
-_KINDS = ("openmm", "double_well", "many_well")
+class _ClusterSpec(_ReducedSpec):
+    """Equal particles that feel one another, without the motion of their centroid."""
+
+    particles: Annotated[int, Field(ge=2)]
+    dimensions: Annotated[int, Field(ge=1, le=3)]
+    coordinates: Literal["mean_free"] = "mean_free"
+
+
+class LennardJonesSpec(_ClusterSpec):
+    """A cluster of Lennard-Jones particles in a harmonic trap around their centroid."""
+
+    kind: Literal["lennard_jones"]
+    dimensions: Annotated[int, Field(ge=1, le=3)] = 3
+    parameters: LennardJonesParameters = LennardJonesParameters()
+
+
+class MultiDoubleWellSpec(_ClusterSpec):
+    """Particles whose distances lie in double wells."""
+
+    kind: Literal["multi_double_well"]
+    dimensions: Annotated[int, Field(ge=1, le=3)] = 2
+    parameters: MultiDoubleWellParameters = MultiDoubleWellParameters()
+
+
+ClusterSpec = LennardJonesSpec | MultiDoubleWellSpec
+SystemSpec = OpenMMSpec | DoubleWellSpec | ManyWellSpec | LennardJonesSpec | MultiDoubleWellSpec
+_KINDS = ("openmm", "double_well", "many_well", "lennard_jones", "multi_double_well")
 
 _ADAPTER: TypeAdapter[SystemSpec] = TypeAdapter(Annotated[SystemSpec, Field(discriminator="kind")])
 

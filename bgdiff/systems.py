@@ -14,8 +14,11 @@ from bgdiff.errors import ConfigError, SystemDefinitionError
 from bgdiff.observable_spec import ObservableSpec
 from bgdiff.references import read_reference
 from bgdiff.system_spec import (
+    ClusterSpec,
     DifferenceSpec,
+    LennardJonesSpec,
     ManyWellSpec,
+    MultiDoubleWellSpec,
     OpenMMSpec,
     SystemSpec,
     TransformationSpec,
@@ -142,6 +145,16 @@ class System:
             from bgdiff.targets.many_well import ManyWell
 
             target = ManyWell(self.spec.copies, **self.spec.parameters.model_dump())
+        elif isinstance(self.spec, LennardJonesSpec):
+            from bgdiff.targets.lennard_jones import LennardJones
+
+            parameters = self.spec.parameters.model_dump()
+            target = LennardJones(self.spec.particles, self.spec.dimensions, **parameters)
+        elif isinstance(self.spec, MultiDoubleWellSpec):
+            from bgdiff.targets.multi_double_well import MultiDoubleWell
+
+            parameters = self.spec.parameters.model_dump()
+            target = MultiDoubleWell(self.spec.particles, self.spec.dimensions, **parameters)
         else:
             from bgdiff.targets.double_well import DoubleWell
 
@@ -173,6 +186,29 @@ class System:
         import numpy as np
 
         return np.asarray(self._structure_file.xyz[0], dtype=np.float64)
+
+    @property
+    def particle_types(self) -> "Tensor | None":
+        """int64 ``(N,)``: particles of one number are equal, so that exchanging them changes no energy.
+
+        All zero for a cluster of equal particles. For a molecule in Cartesian coordinates as
+        ``equal_particles`` says, by default all different. None if there is no symmetry to use: toy densities
+        whose particles do not see each other, and molecules in internal coordinates.
+        """
+        import torch
+
+        if isinstance(self.spec, ClusterSpec):
+            return torch.zeros(self.spec.particles, dtype=torch.int64)
+        if not isinstance(self.spec, OpenMMSpec) or self.spec.coordinates != "mean_free":
+            return None
+        n = self._topology.n_atoms
+        if self.spec.equal_particles == "all":
+            return torch.zeros(n, dtype=torch.int64)
+        if self.spec.equal_particles == "none":
+            return torch.arange(n)
+        elements = [atom.element.symbol for atom in self._topology.atoms]
+        known = list(dict.fromkeys(elements))
+        return torch.tensor([known.index(element) for element in elements])
 
     @property
     def data_path(self) -> Path | None:
@@ -340,6 +376,8 @@ class System:
             content["parameters"] = self.spec.parameters.model_dump()
             if isinstance(self.spec, ManyWellSpec):
                 content["copies"] = self.spec.copies
+            if isinstance(self.spec, ClusterSpec):
+                content |= {"particles": self.spec.particles, "dimensions": self.spec.dimensions}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __repr__(self) -> str:
