@@ -14,11 +14,7 @@ from bgdiff.errors import ConfigError, SystemDefinitionError
 from bgdiff.observable_spec import ObservableSpec
 from bgdiff.references import read_reference
 from bgdiff.system_spec import (
-    ClusterSpec,
     DifferenceSpec,
-    LennardJonesSpec,
-    ManyWellSpec,
-    MultiDoubleWellSpec,
     OpenMMSpec,
     SystemSpec,
     TransformationSpec,
@@ -141,24 +137,10 @@ class System:
                     f"{self.path / self.spec.topology}: has {atoms} atoms, but {self.spec.system} has "
                     f"{target.event_shape[0]} particles"
                 )
-        elif isinstance(self.spec, ManyWellSpec):
-            from bgdiff.targets.many_well import ManyWell
-
-            target = ManyWell(self.spec.copies, **self.spec.parameters.model_dump())
-        elif isinstance(self.spec, LennardJonesSpec):
-            from bgdiff.targets.lennard_jones import LennardJones
-
-            parameters = self.spec.parameters.model_dump()
-            target = LennardJones(self.spec.particles, self.spec.dimensions, **parameters)
-        elif isinstance(self.spec, MultiDoubleWellSpec):
-            from bgdiff.targets.multi_double_well import MultiDoubleWell
-
-            parameters = self.spec.parameters.model_dump()
-            target = MultiDoubleWell(self.spec.particles, self.spec.dimensions, **parameters)
         else:
-            from bgdiff.targets.double_well import DoubleWell
+            from bgdiff.targets.reduced import reduced_target
 
-            target = DoubleWell(**self.spec.parameters.model_dump())
+            target = reduced_target(self.spec)
         self._check_observables(target.event_shape)
         return target
 
@@ -191,24 +173,12 @@ class System:
     def particle_types(self) -> "Tensor | None":
         """int64 ``(N,)``: particles of one number are equal, so that exchanging them changes no energy.
 
-        All zero for a cluster of equal particles. For a molecule in Cartesian coordinates as
-        ``equal_particles`` says, by default all different. None if there is no symmetry to use: toy densities
-        whose particles do not see each other, and molecules in internal coordinates.
+        None if there is no symmetry to use: toy densities whose particles do not see one another, and
+        molecules in internal coordinates.
         """
-        import torch
+        from bgdiff.particle_types import particle_types
 
-        if isinstance(self.spec, ClusterSpec):
-            return torch.zeros(self.spec.particles, dtype=torch.int64)
-        if not isinstance(self.spec, OpenMMSpec) or self.spec.coordinates != "mean_free":
-            return None
-        n = self._topology.n_atoms
-        if self.spec.equal_particles == "all":
-            return torch.zeros(n, dtype=torch.int64)
-        if self.spec.equal_particles == "none":
-            return torch.arange(n)
-        elements = [atom.element.symbol for atom in self._topology.atoms]
-        known = list(dict.fromkeys(elements))
-        return torch.tensor([known.index(element) for element in elements])
+        return particle_types(self.spec, self.topology)
 
     @property
     def data_path(self) -> Path | None:
@@ -373,11 +343,7 @@ class System:
         if isinstance(self.spec, OpenMMSpec):
             content["system"] = hashlib.sha256((self.path / self.spec.system).read_bytes()).hexdigest()
         else:
-            content["parameters"] = self.spec.parameters.model_dump()
-            if isinstance(self.spec, ManyWellSpec):
-                content["copies"] = self.spec.copies
-            if isinstance(self.spec, ClusterSpec):
-                content |= {"particles": self.spec.particles, "dimensions": self.spec.dimensions}
+            content |= self.spec.model_dump(include={"parameters", "copies", "particles", "dimensions"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __repr__(self) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bgdiff.analysis.profiles import ExactProfile
+from bgdiff.system_spec import DoubleWellSpec, ManyWellSpec
 
 if TYPE_CHECKING:
     from bgdiff.systems import System
@@ -17,7 +18,7 @@ def exact_profiles(system: "System") -> dict[str, ExactProfile]:
 
     The coordinates of the double well, and of many, are independent, so each has its part of the energy.
     """
-    if system.spec.kind == "openmm":
+    if not isinstance(system.spec, DoubleWellSpec | ManyWellSpec):
         return {}
     parameters = system.spec.parameters
     # beyond this distance from the origin the energy is more than 30 kT above its minimum

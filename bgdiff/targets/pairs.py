@@ -9,11 +9,12 @@ differentiated and everything stays smooth where two particles coincide:
 Below a small core, where a potential diverges or has a cusp, ψ is continued by its Taylor polynomial of
 second order in s: twice continuously differentiable, and finite even for particles on top of each other.
 
-Pairs are taken shift by shift, i with i+1, then i with i+2 and so on around a circle, over a block of
-conformations at a time: the working memory is some hundred kB, whatever the batch and the number of pairs.
+Pairs are taken by shifts, i with i+1, then i with i+2 and so on around a circle, over a block of
+conformations at a time: the working memory is a few MB, whatever the batch and the number of pairs.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -23,7 +24,7 @@ from bgdiff.errors import DataError, SystemDefinitionError
 
 __all__ = ["PairPotential", "Pairs", "check_particles", "pair_energy_and_force", "pair_factor", "positions"]
 
-_BLOCK = 24_576  # coordinates of a block: a handful of arrays of this size stay in the processor's cache
+_BLOCK = 32_768  # pairs at a time: enough to hide the cost of calling torch, few enough for the cache
 
 Pairs = Literal["once", "twice"]
 """How often a sum counts each pair: as i < j, or as i ≠ j."""
@@ -138,17 +139,15 @@ def _evaluate(x: Tensor, potential: PairPotential) -> tuple[Tensor, Tensor]:
     core, slope_at, curvature_at = _at_core(potential)
     circle = _around(x)
     energy, pull = x.new_zeros(len(x)), torch.zeros_like(circle)
-    for first, second in _shifts(x.shape[1]):
-        apart = circle[:, first] - circle[:, second]
+    for group in _groups(x.shape[1], len(x)):
+        apart = group.differences(circle)
         s = apart.square().sum(0)
         outside = s.clamp(min=core)
         value, slope = potential.energy_and_slope(outside)
         below = s.sub_(outside)  # zero outside the core
-        energy += value.addcmul_(below, below * (0.5 * curvature_at) + slope_at).sum(0)
-        slope = slope.add(below, alpha=curvature_at)
-        apart *= slope
-        pull[:, first] += apart
-        pull[:, second] -= apart
+        energy += value.addcmul_(below, below * (0.5 * curvature_at) + slope_at).sum((0, 1))
+        apart *= slope.add_(below, alpha=curvature_at)
+        group.gather(apart, pull)
     return energy, -2 * _back(pull)
 
 
@@ -156,15 +155,13 @@ def _hessian_product(x: Tensor, v: Tensor, potential: PairPotential) -> Tensor:
     core, _, curvature_at = _at_core(potential)
     circle, shifted = _around(x), _around(v)
     product = torch.zeros_like(circle)
-    for first, second in _shifts(x.shape[1]):
-        apart, change = circle[:, first] - circle[:, second], shifted[:, first] - shifted[:, second]
+    for group in _groups(x.shape[1], len(x)):
+        apart, change = group.differences(circle), group.differences(shifted)
         s = apart.square().sum(0)
         outside = s.clamp(min=core)
         slope, curvature = potential.slope_and_curvature(outside)  # ψ'' is constant in the core
         slope = slope + curvature_at * (s - outside)
-        part = 2 * slope * change + (4 * curvature * (apart * change).sum(0)) * apart
-        product[:, first] += part
-        product[:, second] -= part
+        group.gather(2 * slope * change + (4 * curvature * (apart * change).sum(0)) * apart, product)
     return _back(product)
 
 
@@ -175,16 +172,42 @@ def _at_core(potential: PairPotential) -> tuple[float, float, float]:
 
 
 def _blocks(x: Tensor) -> Iterator[slice]:
-    size = max(1, _BLOCK // (x.shape[1] * x.shape[2]))
+    size = max(1, _BLOCK // x.shape[1])
     for start in range(0, len(x), size):
         yield slice(start, start + size)
 
 
-def _shifts(n: int) -> Iterator[tuple[slice, slice]]:
-    """Pairs of slices of a circle of n particles written down twice; together every pair i < j once."""
-    for shift in range(1, n // 2 + 1):
-        length = n // 2 if 2 * shift == n else n
-        yield slice(0, length), slice(shift, shift + length)
+@dataclass(frozen=True)
+class _Group:
+    """Pairs (i, i + shift) of particles on a circle, for successive shifts; a circle is :func:`_around`."""
+
+    shift: int
+    """The first."""
+    count: int
+    """How many shifts."""
+    length: int
+    """How many pairs each: i < length."""
+
+    def differences(self, circle: Tensor) -> Tensor:
+        """x_i - x_(i+shift), ``(D, count, length, B)``."""
+        windows = circle.unfold(1, self.length, 1)[:, self.shift : self.shift + self.count]
+        return circle[:, None, : self.length] - windows.transpose(2, 3)
+
+    def gather(self, parts: Tensor, circle: Tensor) -> None:
+        """Add the parts ``(D, count, length, B)`` to i, and subtract them from i + shift."""
+        circle[:, : self.length] += parts.sum(1) if self.count > 1 else parts[:, 0]
+        for k in range(self.count):
+            start = self.shift + k
+            circle[:, start : start + self.length] -= parts[:, k]
+
+
+def _groups(n: int, batch: int) -> Iterator[_Group]:
+    """Together every pair of n particles once."""
+    last, size = (n - 1) // 2, max(1, _BLOCK // (n * batch))
+    for shift in range(1, last + 1, size):
+        yield _Group(shift, min(size, last + 1 - shift), n)
+    if n % 2 == 0:
+        yield _Group(n // 2, 1, n // 2)
 
 
 def _around(x: Tensor) -> Tensor:
