@@ -1,0 +1,155 @@
+"""Pictures of structures side by side: in space as balls and sticks, in the plane as discs."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Circle
+from matplotlib.ticker import FixedLocator
+from numpy.typing import ArrayLike, NDArray
+
+from bgdiff.analysis.cluster_alignment import aligned, clearest_view, contact_length
+from bgdiff.analysis.cluster_render import Scene, render
+from bgdiff.analysis.style import COLOURS, DPI, WIDTH, styled
+from bgdiff.errors import ConfigError
+
+__all__ = ["BOND", "Picture", "structures"]
+
+Array = NDArray[np.float64]
+
+BOND = 1.3
+"""Particles closer than this many contact lengths are joined by a stick: a Lennard-Jones cluster's first
+shell ends at 1.2 to 1.4 of them."""
+
+_BALL, _STICK = 0.30, 0.055  # radii in contact lengths
+# few to many neighbours: light to dark of one blue, and orange for the few that are buried
+_RAMP = ("#d6e6f4", "#abd0e6", "#6aaed6", "#3787c0", "#1561a9", "#083674")
+_BURIED = "#D55E00"
+
+
+class Picture(NamedTuple):
+    """A structure ``(N, D)`` with what is written above and below it."""
+
+    x: Array
+    title: str = ""
+    caption: str = ""
+
+
+@styled
+def structures(
+    pictures: Sequence[Picture],
+    *,
+    types: ArrayLike | None = None,
+    bond: float | None = None,
+    unit: str = "",
+    columns: int = 6,
+) -> Figure:
+    """Draw structures, each superposed on the first by rotation and exchange of equal particles.
+
+    Colours say how many neighbours a particle has.
+
+    Args:
+        pictures: clusters of the same particles in two or three dimensions.
+        types: ``(N,)``, particles with the same number are equal; default all.
+        bond: largest distance of neighbours; default :data:`BOND` times the median distance to a nearest
+            neighbour.
+        unit: of lengths; empty for reduced units.
+        columns: structures in a row.
+
+    Raises:
+        ConfigError: there is nothing to draw, or not in two or three dimensions.
+    """
+    if not pictures:
+        raise ConfigError("no structure to draw")
+    x = np.stack([np.asarray(picture.x, dtype=np.float64) for picture in pictures])
+    if x.shape[2] not in (2, 3):
+        raise ConfigError(f"only clusters in 2 or 3 dimensions can be drawn, not in {x.shape[2]}")
+    first = clearest_view(x[0])
+    x = np.concatenate([first[None], aligned(x[1:], first, types)])
+    contact = contact_length(x)
+    bond = BOND * contact if bond is None else bond
+    neighbours = [_neighbours(points, bond) for points in x]
+    number = [np.bincount(pairs.ravel(), minlength=x.shape[1]) for pairs in neighbours]
+    most, least = (int(pick([pick(found) for found in number])) for pick in (max, min))
+    colours = _colours(least, most)
+    radius = _BALL * contact
+    reach = np.abs(x[:, :, :2]).max((0, 1)) + 1.2 * radius
+    columns = min(columns, len(x))
+    rows = -(-len(x) // columns)
+    panel = WIDTH / max(columns, 3)
+    height = panel * reach[1] / reach[0]
+    figure = Figure(
+        figsize=(panel * columns, rows * (height + 0.36) + 0.5),
+        layout=ConstrainedLayoutEngine(w_pad=0.0, h_pad=0.01, wspace=0.0, hspace=0.02),
+    )
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.ravel():
+        ax.set_axis_off()
+        ax.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]), aspect="equal")
+    for ax, picture, points, pairs, found in zip(axes.ravel(), pictures, x, neighbours, number, strict=False):
+        shades = colours(found - least)[:, :3]
+        if x.shape[2] == 3:
+            scene = Scene(points, np.full(len(points), radius), shades, pairs, _STICK * contact)
+            half = float(reach.max())
+            image = render(scene, half, round(panel * DPI * half / reach[0]))
+            ax.imshow(image, extent=(-half, half, -half, half), interpolation="antialiased")
+            ax.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
+        else:
+            _in_the_plane(ax, points, pairs, shades, radius)
+        ax.set_title(picture.title, fontsize=7.5, fontweight="bold", pad=2)
+        ax.annotate(
+            picture.caption, (0.5, 0), xycoords="axes fraction", ha="center", va="top", fontsize=7.0,
+            color=COLOURS["muted"],
+        )  # fmt: skip
+    _legend(figure, axes, colours, least, most, f"{bond:.3g}{' ' + unit if unit else ''}")
+    return figure
+
+
+def _neighbours(points: Array, bond: float) -> NDArray[np.intp]:
+    first, second = np.triu_indices(len(points), 1)
+    close = np.linalg.norm(points[first] - points[second], axis=1) < bond
+    return np.stack([first[close], second[close]], axis=1)
+
+
+def _colours(least: int, most: int) -> ListedColormap:
+    """One colour for each number of neighbours from ``least`` to ``most``; a full shell, 12, stands out."""
+    count = most - least + 1
+    last = _BURIED if most >= 12 else _RAMP[-1]
+    ramp = np.linspace(0, len(_RAMP) - 1, max(count, 2))
+    base = np.array([[int(code[k : k + 2], 16) / 255 for k in (1, 3, 5)] for code in _RAMP])
+    mixed = np.stack([np.interp(ramp, np.arange(len(_RAMP)), base[:, k]) for k in range(3)], axis=1)[:count]
+    names = [tuple(colour) for colour in mixed]
+    shades = [last if least + k >= 12 else names[k] for k in range(count)]
+    return ListedColormap(shades)
+
+
+def _in_the_plane(ax: Axes, points: Array, pairs: NDArray[np.intp], shades: Array, radius: float) -> None:
+    sticks = LineCollection([points[pair] for pair in pairs], colors=COLOURS["muted"], linewidths=1.6)
+    ax.add_collection(sticks)
+    for point, shade in zip(points, shades, strict=True):
+        ax.add_patch(
+            Circle(tuple(point), radius, facecolor=shade, edgecolor="black", linewidth=0.8, zorder=3)
+        )
+
+
+def _legend(
+    figure: Figure, axes: NDArray[np.object_], colours: ListedColormap, least: int, most: int, bond: str
+) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    steps = BoundaryNorm(np.arange(least, most + 2) - 0.5, colours.N)
+    bar = figure.colorbar(
+        ScalarMappable(steps, colours), ax=list(axes.ravel()), orientation="horizontal",
+        fraction=0.05, aspect=28, shrink=2.7 / figure.get_size_inches()[0], pad=0.08,
+    )  # fmt: skip
+    bar.set_label(f"neighbours within {bond}", fontsize=7.0, labelpad=1)
+    step = 1 if most - least < 13 else 2
+    bar.ax.xaxis.set_major_locator(FixedLocator(list(range(least, most + 1, step))))
+    bar.ax.minorticks_off()
+    bar.ax.tick_params(length=0, labelsize=6.5)
+    bar.outline.set_linewidth(0.5)
