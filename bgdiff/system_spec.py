@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from bgdiff.errors import SystemDefinitionError
+from bgdiff.config import make_config
+from bgdiff.errors import ConfigError, SystemDefinitionError
 from bgdiff.observable_spec import BasinSpec, ObservableSpec
 from bgdiff.replica_spec import ReplicaExchangeSpec, TransformationSpec
 from bgdiff.tempering_spec import ChainsSpec, ToyLaddersSpec
@@ -124,6 +125,18 @@ class _Common(_Model):
     free_energy_differences: list[DifferenceSpec] = []
     data: DataSpec | None = None
     reference: str | None = None
+    settings: dict[str, dict[str, Any]] = {}
+    """What runs of this system change in a preset, such as ``{quick: {training: {steps: 4000}}}``: the recipe
+    that was measured to work. Not part of the density."""
+
+    @model_validator(mode="after")
+    def _settings_are_valid(self) -> "_Common":
+        for preset in self.settings:
+            try:
+                make_config(preset, recommended=self.settings)
+            except ConfigError as error:
+                raise ValueError(f"settings.{preset}: {error}") from error
+        return self
 
     @model_validator(mode="after")
     def _names_exist(self) -> "_Common":
@@ -228,6 +241,8 @@ class _ClusterSpec(_ReducedSpec):
     particles: Annotated[int, Field(ge=2)]
     dimensions: Annotated[int, Field(ge=1, le=3)]
     coordinates: Literal["mean_free"] = "mean_free"
+    global_minimum: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Lowest energy of all conformations, if it is known."""
 
 
 class LennardJonesSpec(_ClusterSpec):
