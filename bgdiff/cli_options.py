@@ -128,23 +128,31 @@ def folder_name(system: str) -> str:
     return folder.parent.name if folder.name == "system.yaml" else folder.name
 
 
-def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
+def parse_overrides(settings: list[str]) -> dict[str, Any]:
     """Turn ``["training.steps=500"]`` into ``{"training": {"steps": 500}}``; values are JSON or text.
+
+    Sections may have sections, as in ``network.particles.width=32``.
 
     Raises:
         ConfigError: one of them is not of that form.
     """
-    overrides: dict[str, dict[str, Any]] = {}
+    overrides: dict[str, Any] = {}
     for setting in settings:
-        match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", setting)
+        match = re.fullmatch(r"(\w+(?:\.\w+)+)=(.*)", setting)
         if match is None:
             raise ConfigError(f"--set {setting}: must look like training.steps=500")
-        section, field, text = match.groups()
+        name, text = match.groups()
+        *sections, field = name.split(".")
         try:
             value = json.loads(text)
         except ValueError:
             value = text
-        overrides.setdefault(section, {})[field] = value
+        place = overrides
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {setting}: {section} is set as a whole before")
+        place[field] = value
     return overrides
 
 

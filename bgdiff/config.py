@@ -1,5 +1,6 @@
 """Settings of a run, with the presets; every field is checked, and its meaning stands beside it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,6 +15,7 @@ __all__ = [
     "LadderConfig",
     "Method",
     "NetworkConfig",
+    "ParticleNetworkConfig",
     "RoundsConfig",
     "RunConfig",
     "SamplingConfig",
@@ -34,13 +36,32 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class NetworkConfig(_Settings):
-    """Size of the energy network."""
+class ParticleNetworkConfig(_Settings):
+    """Size of the network of particles; see :class:`bgdiff.models.ParticleShape`."""
 
+    radial: Annotated[int, Field(ge=2, le=1024)] = 24
+    """Radial functions of a pair's distance."""
+    reach: Positive = 6.0
+    """Distance of the last one, in units of the noisy cluster's width."""
+    width: Annotated[int, Field(ge=4, le=8192)] = 64
+    """Of the network that gives the radial functions their weights at every noise level."""
+
+
+class NetworkConfig(_Settings):
+    """Kind and size of the energy network."""
+
+    kind: Literal["auto", "dense", "particles"] = "auto"
+    """``dense``: residual blocks on all coordinates. ``particles``: energies that do not change when the
+    particles are turned, reflected or exchanged for equal ones; needs mean-free coordinates. ``auto``:
+    particles where the system has mean-free coordinates and says which particles are equal, else dense."""
     width: Annotated[int, Field(ge=4, le=8192)] = 256
+    """Of the dense network."""
     depth: Annotated[int, Field(ge=1, le=64)] = 4
+    """Residual blocks of the dense network."""
     harmonics: Annotated[int, Field(ge=1, le=32)] = 3
-    """Highest angular multiple m in the features cos(m z), sin(m z) of a periodic axis."""
+    """Of the dense network: highest angular multiple m in the features cos(m z), sin(m z) of a periodic
+    axis."""
+    particles: ParticleNetworkConfig = ParticleNetworkConfig()
 
 
 class LadderConfig(_Settings):
@@ -257,23 +278,33 @@ def make_config(
     *,
     seed: int = 0,
     device: str = "cpu",
+    recommended: Mapping[str, dict[str, Any]] | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> RunConfig:
     """Settings of a preset, with ``overrides`` such as ``{"training": {"steps": 100}}`` on top.
+
+    Args:
+        recommended: what a system changes in each preset, by the preset's name (``settings`` of its
+            ``system.yaml``). ``overrides`` beat it.
 
     Raises:
         ConfigError: unknown preset, or a setting out of range (the message names it).
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
-    merged: dict[str, Any] = {}
-    for layer in (PRESETS[preset], overrides or {}):
-        for section, fields in layer.items():
-            if isinstance(fields, dict):
-                merged[section] = {**merged.get(section, {}), **fields}
-            else:
-                merged[section] = fields
-    return parse_config({**merged, "preset": preset, "seed": seed, "device": device})
+    content: dict[str, Any] = {}
+    for layer in (PRESETS[preset], (recommended or {}).get(preset, {}), overrides or {}):
+        content = _merged(content, layer)
+    return parse_config({**content, "preset": preset, "seed": seed, "device": device})
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections of sections, those of ``above`` field by field over those ``below``."""
+    merged = dict(below)
+    for name, value in above.items():
+        known = merged.get(name)
+        merged[name] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def named_method(name: str) -> Method:

@@ -23,7 +23,7 @@ from bgdiff.io import load_tensors, save_tensors
 from bgdiff.ladder.levels import even_levels, noise_levels
 from bgdiff.ladder.paths import Ladder, Paths, measure_curvature, measure_moments
 from bgdiff.ladder.rung_samples import data_width
-from bgdiff.models import EnergyNetwork
+from bgdiff.models import Network, network_from_description
 from bgdiff.preparation import Prepared, prepare
 from bgdiff.progress import Progress, silent
 from bgdiff.random import generator_for
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from bgdiff.data.dataset import Dataset
 
-__all__ = ["BoltzmannGenerator", "Ensemble", "Proposal", "finish", "join_paths", "train"]
+__all__ = ["BoltzmannGenerator", "Ensemble", "Proposal", "finish", "join_paths", "make_trainer", "train"]
 
 _LOG = logging.getLogger(__name__)
 _CURVATURE_SAMPLES = 2048
@@ -85,7 +85,7 @@ class BoltzmannGenerator:
     def save(self, path: Path | str) -> None:
         """Write everything but the system's own definition to one safetensors file, atomically."""
         model = self.ladder.model
-        if not isinstance(model, EnergyNetwork):
+        if not isinstance(model, Network):
             raise TypeError("only generators with a learned network can be saved")
         coordinates, description = self.coordinates.state()
         tensors = {
@@ -126,7 +126,7 @@ class BoltzmannGenerator:
         def part(prefix: str) -> dict[str, Tensor]:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
-        model = EnergyNetwork.from_description(metadata["model"])
+        model = network_from_description(metadata["model"])
         model.load_state_dict(part("model."))
         model.to(device).requires_grad_(False)
         torsional = tensors.get("torsional")
@@ -267,13 +267,26 @@ def train(
         ConfigError: a setting is out of range.
         DataError: the data set is too small or damaged.
     """
-    config = make_config(preset, seed=seed, device=device, overrides=overrides)
+    recommended = system.spec.settings
+    config = make_config(preset, seed=seed, device=device, recommended=recommended, overrides=overrides)
     if config.training.relabel_hydrogens:
         data = relabelled(system, data, config.seed)
     prepared = prepare(system, data, config)
-    trainer = Trainer(prepared.training, prepared.held_out, prepared.coordinates, config, prepared.latent)
+    trainer = make_trainer(prepared, config)
     trainer.run(progress=progress)
     return finish(system, prepared, trainer)
+
+
+def make_trainer(prepared: Prepared, config: RunConfig) -> Trainer:
+    """A trainer that has not begun."""
+    return Trainer(
+        prepared.training,
+        prepared.held_out,
+        prepared.coordinates,
+        config,
+        prepared.latent,
+        prepared.particle_types,
+    )
 
 
 def finish(

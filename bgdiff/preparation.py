@@ -35,6 +35,8 @@ class Prepared:
     held_out: TrainingData
     x_held_out: Tensor
     """``(m, N, D)``: the conformations behind ``held_out``"""
+    particle_types: Tensor | None = None
+    """int64 ``(N,)``, the same number for particles that may be exchanged; None if the system does not say"""
 
     @property
     def target_evaluations(self) -> int:
@@ -83,6 +85,7 @@ def prepare(system: "System", data: "Dataset", config: RunConfig, *, progress: P
         label(latent, training.x, basin_index(system, training.x), forces=forces, progress=first),
         label(latent, held_out.x, basin_index(system, held_out.x), forces=forces, progress=shifted),
         held_out.x,
+        system.particle_types,
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from bgdiff.chunk_files import chunk_is_good, load_walks, save_chunk
 from bgdiff.coordinates import LatentTarget
 from bgdiff.errors import CorrectionError
-from bgdiff.generator import BoltzmannGenerator, finish
+from bgdiff.generator import BoltzmannGenerator, finish, make_trainer
 from bgdiff.io import (
     atomic_path,
     load_tensors,
@@ -39,7 +39,7 @@ from bgdiff.preparation import Prepared, basin_index, prepare
 from bgdiff.progress import Progress
 from bgdiff.random import generator_for
 from bgdiff.sources import Columns
-from bgdiff.training import Trainer, TrainingData
+from bgdiff.training import TrainingData
 
 if TYPE_CHECKING:
     from bgdiff.run import Run, Stages
@@ -89,7 +89,7 @@ def train_rounds(run: "Run", stages: "Stages") -> None:
 def _fit(run: "Run", prepared: Prepared, index: int, stages: "Stages", prefix: str) -> None:
     folder, checkpoint = run.training_folder(index), run.checkpoint(index)
     config = run.config.of_round(index)
-    trainer = Trainer(prepared.training, prepared.held_out, prepared.coordinates, config, prepared.latent)
+    trainer = make_trainer(prepared, config)
     if checkpoint.is_file():
         trainer.load(checkpoint)
     elif index:

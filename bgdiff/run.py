@@ -211,9 +211,10 @@ def start_run(
         RunDirectoryError: the directory exists and is not empty.
         ConfigError, SystemDefinitionError, DataError: what was asked for makes no sense.
     """
-    config = make_config(preset, seed=seed, device=device, overrides=overrides)
     if not isinstance(system, System):
         system = load_system(system)
+    recommended = system.spec.settings
+    config = make_config(preset, seed=seed, device=device, recommended=recommended, overrides=overrides)
     out = Path(out)
     if (out / _MANIFEST).exists():
         raise RunDirectoryError(

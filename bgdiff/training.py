@@ -18,7 +18,7 @@ from bgdiff.errors import CheckpointError, DataError
 from bgdiff.io import load_tensors, save_tensors
 from bgdiff.ladder.kernels import Prior
 from bgdiff.ladder.levels import noise_levels, overlap_windows, rung_spacing
-from bgdiff.models import EnergyNetwork, NetworkShape
+from bgdiff.models import make_network, mean_of_equal_axes
 from bgdiff.objectives.score import curvature
 from bgdiff.objectives.total import draw_batch, ladder_loss
 from bgdiff.progress import Progress, silent
@@ -83,16 +83,18 @@ def label(
 
 
 class Trainer:
-    """Fits an :class:`EnergyNetwork` and the rungs' normalisers; can stop and go on at any step.
+    """Fits an energy network and the rungs' normalisers; can stop and go on at any step.
 
     Every step draws its noise from a generator of its own, derived from (seed, step). A trainer
     restored from a checkpoint therefore does exactly what the uninterrupted one would have done.
 
     Args:
         data, held_out: latents to train on and to watch.
-        coordinates: their coordinate map (only its ``periodic`` is used).
+        coordinates: their coordinate map.
         config: the run's settings.
         latent: the target in latent space, needed for classification against the target itself.
+        particle_types: which particles are equal, for networks that know particles; see
+            :func:`bgdiff.models.make_network`.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Trainer:
         coordinates: Coordinates,
         config: RunConfig,
         latent: LatentTarget | None = None,
+        particle_types: Tensor | None = None,
     ) -> None:
         self.config = config
         self.settings = config.training
@@ -114,20 +117,22 @@ class Trainer:
         ladder = config.ladder
         self.sigma = noise_levels(ladder.n_training_rungs, ladder.sigma_min, ladder.sigma_max).to(self.device)
         self.periodic = coordinates.periodic.to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, "initialise"))
+            self.model = make_network(
+                coordinates, particle_types, ladder.sigma_min, ladder.sigma_max, config.network
+            )
+        self.model.to(self.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
         if data.score is None:
             self.width = torch.ones(data.z.shape[1], device=self.device)
         else:
-            self.width = curvature(data.score).to(self.device, torch.float32)
+            stiffness = mean_of_equal_axes(self.model, 1 / curvature(data.score))
+            self.width = (1 / stiffness).to(self.device, torch.float32)
         self.windows = overlap_windows(
             self.sigma, self.width, self.settings.reach, self.settings.n_levels - 1
         )
         self.spacing = rung_spacing(self.sigma, self.width)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(config.seed, "initialise"))
-            shape = NetworkShape(**config.network.model_dump())
-            self.model = EnergyNetwork(coordinates.periodic, ladder.sigma_min, ladder.sigma_max, shape)
-        self.model.to(self.device)
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
         # f_k is the sum of the increments from k up, and f_K = 0: the top rung is the normalised prior.
         # Learned one by one, the f_k would follow each other from the top down far too slowly: only
         # near rungs overlap, so a shift of all the lower ones together hardly changes the loss.
@@ -260,7 +265,8 @@ class Trainer:
         """
         tensors, metadata = load_tensors(path)
         theirs, ours = metadata.get("fingerprint", {}), self._fingerprint()
-        if metadata.get("kind") != "training" or any(theirs.get(k) != ours[k] for k in ("network", "ladder")):
+        same = all(theirs.get(key) == ours[key] for key in ("kind", "network", "ladder"))
+        if metadata.get("kind") != "training" or not same:
             raise CheckpointError(f"{path}: was trained with another network or other noise levels")
         weights = _under(tensors, "average.")
         self.model.load_state_dict(weights)
@@ -352,8 +358,9 @@ class Trainer:
         """What a checkpoint must share with a trainer to be taken up by it."""
         config = self.config.model_dump(mode="json")
         return {
-            "format": 3,
+            "format": 4,
             "seed": self.config.seed,
+            "kind": self.model.kind,
             **{section: config[section] for section in ("network", "training")},
             "ladder": {k: config["ladder"][k] for k in ("sigma_min", "sigma_max", "n_training_rungs")},
             "data": [list(self.data.z.shape), float(self.data.z.sum(dtype=torch.float64))],

@@ -18,7 +18,7 @@ from bgdiff.ladder.failures import check_points
 from bgdiff.ladder.kernels import NormalStep, Prior, reverse_step
 from bgdiff.ladder.levels import interpolate_moments
 from bgdiff.ladder.torsional import fit_curvature, smooth_curvature, torsion_features
-from bgdiff.models.base import EnergyModel, log_density_and_score
+from bgdiff.models.base import EnergyModel, log_density_and_score, mean_of_equal_axes
 from bgdiff.progress import Progress, silent
 
 __all__ = ["Ladder", "Paths", "measure_curvature", "measure_moments"]
@@ -173,6 +173,8 @@ def measure_moments(
 ) -> Tensor:
     """E[s_i²] of the model's score over noised data, for each rung 1..K; ``(K, d)`` float64.
 
+    The same on all axes where the model's symmetry makes them equal.
+
     Args:
         z: data ``(n, d)``; each rung noises all of it afresh.
     """
@@ -187,7 +189,7 @@ def measure_moments(
             total += (score**2).sum(0)
         moments.append(total / len(z))
         progress(k, len(sigma) - 1)
-    return torch.stack(moments)
+    return mean_of_equal_axes(model, torch.stack(moments))
 
 
 def measure_curvature(

@@ -1,11 +1,12 @@
 """What an energy model is, and the score that follows from it."""
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["EnergyModel", "log_density_and_score"]
+__all__ = ["EnergyModel", "Network", "ParticleModel", "log_density_and_score", "mean_of_equal_axes"]
 
 
 @runtime_checkable
@@ -22,6 +23,45 @@ class EnergyModel(Protocol):
         ...
 
 
+@runtime_checkable
+class ParticleModel(EnergyModel, Protocol):
+    """An energy model on mean-free coordinates that has the symmetry of its particles.
+
+    ``log_density`` does not change when all particles are turned or reflected, or when particles of equal
+    type are exchanged. So no axis of z is special: what is measured per axis is the same for all of them.
+
+    ``event_shape`` is (N, D); ``types`` is int64 ``(N,)``, the same number for equal particles. The latents
+    are those of :class:`bgdiff.coordinates.MeanFreeCoordinates`, z ``(B, (N-1)·D)``; no axis is periodic.
+    """
+
+    event_shape: tuple[int, int]
+    types: Tensor
+
+
+class Network(nn.Module, ABC):
+    """An :class:`EnergyModel` with parameters, which can be stored.
+
+    ``kind`` is its name in descriptions and in the settings (``network.kind``).
+    """
+
+    kind: ClassVar[str]
+    periodic: Tensor
+
+    @abstractmethod
+    def log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
+        """Unnormalised log p̃(z, σ) ``(B,)`` for z ``(B, d)``, σ ``(B,)`` or ``(1,)``."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """JSON-able description with its ``kind``, from which :meth:`from_description` rebuilds an
+        untrained copy."""
+
+    @classmethod
+    @abstractmethod
+    def from_description(cls, description: dict[str, Any]) -> Self:
+        """An untrained network of the described shape."""
+
+
 def log_density_and_score(
     model: EnergyModel, z: Tensor, sigma: Tensor, *, create_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -35,3 +75,13 @@ def log_density_and_score(
         value = model.log_density(z, sigma)
         (score,) = torch.autograd.grad(value.sum(), z, create_graph=create_graph)
     return (value, score) if create_graph else (value.detach(), score.detach())
+
+
+def mean_of_equal_axes(model: EnergyModel, values: Tensor) -> Tensor:
+    """Values per axis ``(…, d)``, averaged over the axes where the model's symmetry makes them equal.
+
+    Sampling errors that differ from axis to axis would break the symmetry of all that is built on them.
+    """
+    if isinstance(model, ParticleModel):
+        return values.mean(-1, keepdim=True).expand_as(values).contiguous()
+    return values

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bgdiff.models.base import Network
+
 __all__ = ["EnergyNetwork", "NetworkShape"]
 
 
@@ -19,8 +21,8 @@ class NetworkShape:
     harmonics: int = 3
 
 
-class EnergyNetwork(nn.Module):
-    """Time-dependent energy-based model on whitened and periodic axes.
+class EnergyNetwork(Network):
+    """Time-dependent energy-based model on whitened and periodic axes: a dense network.
 
     With h = z/√(1+σ²) on real axes and cos(m z), sin(m z) on periodic ones as features φ,
 
@@ -36,7 +38,7 @@ class EnergyNetwork(nn.Module):
         sigma_max: noise of the top rung.
     """
 
-    periodic: Tensor
+    kind = "dense"
 
     def __init__(self, periodic: Tensor, sigma_min: float, sigma_max: float, shape: NetworkShape) -> None:
         super().__init__()
@@ -59,7 +61,6 @@ class EnergyNetwork(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
-        """Unnormalised log p̃(z, σ) ``(B,)`` for z ``(B, d)``, σ ``(B,)`` or ``(1,)``."""
         z, sigma = z.to(self.enter.weight.dtype), sigma.to(self.enter.weight.dtype)
         spread = 1 + sigma[:, None] ** 2
         real = z[:, : self.n_real]
@@ -90,8 +91,8 @@ class EnergyNetwork(nn.Module):
         return out
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able description from which :meth:`from_description` rebuilds an untrained copy."""
         return {
+            "kind": self.kind,
             "n_real": self.n_real,
             "n_periodic": self.n_periodic,
             "sigma_min": self.sigma_min,
@@ -101,7 +102,6 @@ class EnergyNetwork(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> "EnergyNetwork":
-        """An untrained network of the described shape."""
         periodic = torch.arange(description["n_real"] + description["n_periodic"]) >= description["n_real"]
         return cls(
             periodic, description["sigma_min"], description["sigma_max"], NetworkShape(**description["shape"])

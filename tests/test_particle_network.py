@@ -1,0 +1,159 @@
+"""The network of particles: its symmetry, its ends, and how settings and files choose it."""
+
+import math
+
+import pytest
+import torch
+from checks import level, seeded
+from torch import Tensor
+
+from bgdiff.config import NetworkConfig, ParticleNetworkConfig
+from bgdiff.coordinates import MeanFreeCoordinates, WhitenedCoordinates
+from bgdiff.errors import CheckpointError, ConfigError
+from bgdiff.ladder.kernels import Prior
+from bgdiff.models import (
+    EnergyNetwork,
+    Network,
+    ParticleModel,
+    ParticleNetwork,
+    ParticleShape,
+    log_density_and_score,
+    make_network,
+    mean_of_equal_axes,
+    network_from_description,
+)
+
+SIGMA_MIN, SIGMA_MAX = 0.02, 12.0
+COORDINATES = MeanFreeCoordinates(5, 3, 0.7)
+TYPES = torch.tensor([0, 0, 1, 0, 1])
+SMALL = NetworkConfig(particles=ParticleNetworkConfig())
+
+
+def trained(types: Tensor | None = TYPES, seed: int = 0) -> Network:
+    """A network with random weights in all layers, float64."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = make_network(COORDINATES, types, SIGMA_MIN, SIGMA_MAX, SMALL)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return network.double().requires_grad_(False)
+
+
+def points(n: int, seed: int, spread: float = 1.0) -> Tensor:
+    return spread * torch.randn(n, COORDINATES.dim, generator=seeded(seed), dtype=torch.float64)
+
+
+def changed(z: Tensor, change: Tensor, order: Tensor) -> Tensor:
+    """Particles turned by an orthogonal matrix and put in another order."""
+    x, _ = COORDINATES.to_x(z)
+    return COORDINATES.to_z(x[:, order] @ change)[0]
+
+
+def orthogonal(seed: int, sign: float) -> Tensor:
+    matrix, _ = torch.linalg.qr(torch.randn(3, 3, generator=seeded(seed), dtype=torch.float64))
+    return matrix * (sign * torch.linalg.det(matrix).sign())
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.5, 8.0])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_symmetry(sigma: float, sign: float) -> None:
+    """Rotations (determinant 1), reflections (-1), exchange of equal particles; not of different ones."""
+    network, z = trained(), points(30, 1)
+    value = network.log_density(z, level(sigma))
+    equal = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(
+        network.log_density(changed(z, orthogonal(2, sign), equal), level(sigma)), value, rtol=1e-9, atol=1e-9
+    )
+    different = network.log_density(
+        changed(z, torch.eye(3).double(), torch.tensor([2, 1, 0, 3, 4])), level(0.5)
+    )
+    assert float((different - network.log_density(z, level(0.5))).abs().max()) > 1e-3
+
+
+def test_particles_in_one_place_have_finite_derivatives() -> None:
+    network = trained()
+    z = torch.zeros(1, COORDINATES.dim, dtype=torch.float64, requires_grad=True)
+    (score,) = torch.autograd.grad(network.log_density(z, level(0.3)).sum(), z, create_graph=True)
+    (second,) = torch.autograd.grad(score[0, 0], z)
+    assert torch.isfinite(score).all()
+    assert torch.isfinite(second).all()
+
+
+def test_top_rung_is_the_prior() -> None:
+    network, z = trained(), points(40, 3, 10.0)
+    prior = Prior(SIGMA_MAX, COORDINATES.periodic)
+    torch.testing.assert_close(
+        network.log_density(z, level(SIGMA_MAX)), prior.log_prob(z), rtol=1e-6, atol=1e-6
+    )
+    below = network.log_density(points(40, 4), level(0.5)) - Prior(0.5, COORDINATES.periodic).log_prob(
+        points(40, 4)
+    )
+    assert float(below.std()) > 1e-3
+
+
+def test_untrained_network_is_gaussian() -> None:
+    network = make_network(COORDINATES, TYPES, SIGMA_MIN, SIGMA_MAX, SMALL).double()
+    z = points(20, 5)
+    exact = Prior(0.4, COORDINATES.periodic).log_prob(z)
+    difference = network.log_density(z, level(0.4)).detach() - exact
+    assert float(difference.std()) < 1e-9
+
+
+def test_description_round_trip() -> None:
+    network = trained()
+    again = network_from_description(network.describe()).double()
+    again.load_state_dict(network.state_dict())
+    z = points(10, 6)
+    assert torch.equal(again.log_density(z, level(0.3)), network.log_density(z, level(0.3)))
+    assert again.describe() == network.describe()
+
+
+def test_descriptions_without_a_kind_are_dense() -> None:
+    dense = make_network(COORDINATES, None, SIGMA_MIN, SIGMA_MAX, NetworkConfig(width=8, depth=1))
+    description = dense.describe()
+    assert description.pop("kind") == "dense"
+    assert isinstance(network_from_description(description), EnergyNetwork)
+    with pytest.raises(CheckpointError, match="octopus"):
+        network_from_description({"kind": "octopus"})
+
+
+def test_choice_of_the_kind() -> None:
+    whitened = WhitenedCoordinates.fit(torch.randn(50, 1, 2, generator=seeded(7)))
+
+    def kind(coordinates: MeanFreeCoordinates | WhitenedCoordinates, types: Tensor | None, asked: str) -> str:
+        settings = NetworkConfig.model_validate({"kind": asked, "width": 8, "depth": 1})
+        return make_network(coordinates, types, SIGMA_MIN, SIGMA_MAX, settings).kind
+
+    assert kind(COORDINATES, TYPES, "auto") == "particles"
+    assert kind(COORDINATES, None, "auto") == "dense"
+    assert kind(COORDINATES, TYPES, "dense") == "dense"
+    assert kind(COORDINATES, None, "particles") == "particles"
+    assert kind(whitened, None, "auto") == "dense"
+    with pytest.raises(ConfigError, match=r"network\.kind"):
+        kind(whitened, None, "particles")
+
+
+def test_settings_are_the_sizes_of_the_network() -> None:
+    """Name by name, with the same defaults."""
+    assert ParticleShape(**ParticleNetworkConfig().model_dump()) == ParticleShape()
+
+
+def test_axes_of_a_particle_model_are_equal() -> None:
+    network = trained()
+    assert isinstance(network, ParticleNetwork)
+    assert isinstance(network, ParticleModel)
+    values = torch.rand(4, COORDINATES.dim, generator=seeded(8))
+    mean = mean_of_equal_axes(network, values)
+    torch.testing.assert_close(mean, values.mean(1, keepdim=True).expand(4, COORDINATES.dim))
+    dense = make_network(COORDINATES, None, SIGMA_MIN, SIGMA_MAX, NetworkConfig(width=8, depth=1))
+    assert torch.equal(mean_of_equal_axes(dense, values), values)
+
+
+def test_second_derivatives_do_not_depend_on_the_frame() -> None:
+    """E[s²] of turned data is E[s²] of the data: the reason why one number serves all axes."""
+    network, z = trained(), points(20, 9)
+    turn = orthogonal(10, 1.0)
+    score = log_density_and_score(network, z, level(0.3))[1]
+    turned = log_density_and_score(network, changed(z, turn, torch.arange(5)), level(0.3))[1]
+    torch.testing.assert_close(changed(score, turn, torch.arange(5)), turned, rtol=1e-8, atol=1e-8)
+    assert math.isclose(float(score.square().mean()), float(turned.square().mean()), rel_tol=1e-8)
