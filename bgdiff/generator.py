@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bgdiff.analysis.weights import WeightDiagnostics, normalised_weights, weight_diagnostics
 from bgdiff.config import RunConfig, make_config, parse_config
+from bgdiff.conformations import in_space, topology_of
 from bgdiff.coordinates import Coordinates, LatentTarget, coordinates_from_state
 from bgdiff.data.rotors import relabelled
 from bgdiff.errors import CheckpointError, ConfigError, DataError
@@ -236,15 +237,21 @@ class Ensemble:
     def trajectory(self) -> "mdtraj.Trajectory":
         """All samples, unweighted, as an mdtraj trajectory; use :attr:`weights` beside it.
 
+        Particles of a cluster are atoms of argon without bonds; nm stand for reduced units of length, and
+        z is 0 for what lies in a plane.
+
         Raises:
-            ConfigError: the system is not a molecule.
+            ConfigError: the system is neither a molecule nor a cluster.
         """
         import mdtraj
 
-        topology = self.system.topology
+        topology = topology_of(self.system)
         if topology is None:
-            raise ConfigError(f"system {self.system.name} is not a molecule; use .x instead")
-        return mdtraj.Trajectory(self.x.astype(np.float32), topology)
+            raise ConfigError(
+                f"system {self.system.name} is neither a molecule nor a cluster that mdtraj could show; "
+                "use .x instead"
+            )
+        return mdtraj.Trajectory(in_space(self.x).astype(np.float32), topology)
 
 
 def train(

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bgdiff.analysis.cluster_record import ClusterRecord, distance_bins, distances_of_data
 from bgdiff.analysis.weights import normalised_weights
-from bgdiff.conformations import conformation_writer, save_structure
+from bgdiff.conformations import conformation_writer, save_structure, topology_of
 from bgdiff.errors import CheckpointError, CorrectionError
 from bgdiff.free_energy.estimate import ZeroWeightsError
 from bgdiff.generator import BoltzmannGenerator
 from bgdiff.io import atomic_path, read_json, write_json
 from bgdiff.progress import Progress, silent
-from bgdiff.random import generator_for
+from bgdiff.random import derive_seed, generator_for
 from bgdiff.sources import Columns, Correction, open_source
 
 if TYPE_CHECKING:
@@ -120,9 +121,14 @@ def write_ensemble(
     source = open_source(run, generator, method)
     n, columns = source.n_samples, Columns()
     heaviest, structure = -np.inf, None
-    with conformation_writer(folder, system.topology, n, system.target.event_shape) as append:
+    topology, cluster = topology_of(system), _cluster_record(run)
+    with conformation_writer(
+        folder, topology, n, system.target.event_shape, array=system.topology is None
+    ) as append:
         for ensemble in source:
             append(ensemble.x)
+            if cluster is not None:
+                cluster.add(ensemble.x, ensemble.energy, ensemble.log_weight)
             columns.add(
                 {
                     "log_weight": ensemble.log_weight,
@@ -139,6 +145,9 @@ def write_ensemble(
         correction, extra = source.finish()
         extra["held_out"] = load_held_out(run)  # with the observables that the system has now
         data = run.data
+        if cluster is not None:
+            pairs = distances_of_data(data.x.numpy(), data.chain.numpy(), cluster.edges)
+            extra["cluster"] = cluster.arrays(pairs, weighted=correction.chains is None)
         energy = torch.cat([system.target.energy(part) for part in data.x.split(4096)])
         found = {"energy": energy.numpy(), **_prefixed(system.observables(data.x))}
         _save_arrays(run.file("proposal.npz"), {**arrays, **extra.pop("proposal", {})})
@@ -147,9 +156,17 @@ def write_ensemble(
         write_json(run.file("correction.json"), asdict(correction))
         with atomic_path(run.file("weights.npy")) as temporary:
             np.save(temporary, weights)
-        if system.topology is not None and structure is not None:
+        if topology is not None and structure is not None:
             # the heaviest sample: a structure worth looking at, and certainly a possible one
-            save_structure(run.file("topology.pdb"), structure, system.topology)
+            save_structure(run.file("topology.pdb"), structure, topology)
+
+
+def _cluster_record(run: "Run") -> ClusterRecord | None:
+    """What gathers pair distances and structures of a cluster; None for other systems."""
+    if run.system.topology is not None or run.system.particle_types is None:
+        return None
+    random = np.random.default_rng(derive_seed(run.config.seed, "structures"))
+    return ClusterRecord(distance_bins(run.data.x.numpy()), random)
 
 
 def _weights(log_weight: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from bgdiff.analysis.chains import ChainRecord
+from bgdiff.analysis.cluster_record import ClusterRecord, distance_bins, distances_of_data
 from bgdiff.analysis.exact import exact_profiles
 from bgdiff.analysis.profiles import ExactProfile
 from bgdiff.analysis.results import Results, write_results
@@ -128,6 +130,46 @@ def chains(directory: Path, n_chains: int = 20, length: int = 1000, seed: int = 
         held_out=draw(50), held_out_log_weight=generator.standard_normal(50), seconds=100.0, **FACTS,
     )  # fmt: skip
     _write(directory, results, np.zeros(n), energy, proposal, data, data_energy)
+    return results
+
+
+def _clusters(generator: np.random.Generator, n: int, spread: float) -> np.ndarray:
+    """Icosahedra of 13 with noise, turned at random, ``(n, 13, 3)``."""
+    golden = (1 + 5**0.5) / 2
+    rectangle = np.array([[0.0, one, other * golden] for one in (1, -1) for other in (1, -1)])
+    corners = np.concatenate([np.roll(rectangle, shift, axis=1) for shift in range(3)] + [np.zeros((1, 3))])
+    turns = Rotation.random(n, rng=generator).as_matrix()
+    points = 0.97 * corners / np.linalg.norm(corners[0]) @ turns
+    points += spread * generator.standard_normal(points.shape)
+    return points - points.mean(1, keepdims=True)
+
+
+def cluster(directory: Path, n: int = 3000, seed: int = 0, *, weighted: bool = True) -> Results:
+    """A run on LJ13 whose data are icosahedra a little sharper than its samples, with even weights."""
+    generator = np.random.default_rng(seed)
+    system = load_system("lj13")
+    x, held_out, y = (
+        _clusters(generator, size, width) for size, width in ((n, 0.08), (50, 0.08), (n, 0.075))
+    )
+    chain = np.arange(n) % 20
+    energy = 3 * generator.standard_gamma(12.0, size=n) - 75.0
+    log_weight = 0.3 * generator.standard_normal(n) if weighted else np.zeros(n)
+    record = ClusterRecord(distance_bins(y), generator)
+    for part in np.array_split(np.arange(n), 3):
+        record.add(x[part], energy[part], log_weight[part])
+    observables, data = system.observables(x), system.observables(y)
+    if weighted:
+        changes: dict[str, Any] = {
+            "held_out": system.observables(held_out),
+            "held_out_log_weight": 0.3 * generator.standard_normal(50),
+        }
+    else:
+        changes = {"method": "imh", "chains": ChainRecord(20, 0.6, None, None), "energy": energy}
+    results = summarise(system, log_weight, observables, data, **changes, **FACTS)
+    data_energy = 3 * generator.standard_gamma(12.0, size=n) - 75.0
+    _write(directory, results, log_weight, energy, observables, data, data_energy)
+    arrays = record.arrays(distances_of_data(y, chain, record.edges), weighted=weighted)
+    np.savez(directory / "cluster.npz", **arrays)
     return results
 
 

@@ -1,13 +1,18 @@
 """The figures of a run, with titles and captions, from its files."""
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bgdiff.analysis.cluster_figures import (
+    COUNTS,
+    cluster_distances,
+    cluster_map,
+    cluster_structures,
+    is_cluster,
+    seen_by_all,
+)
 from bgdiff.analysis.free_energy_plots import rung_curves
 from bgdiff.analysis.plots import (
     AngleSample,
@@ -21,23 +26,21 @@ from bgdiff.analysis.plots import (
     training_history,
     weight_distribution,
 )
-from bgdiff.analysis.results import BasinPopulation, ObservableInfo, Results
+from bgdiff.analysis.profiles import count_profile
+from bgdiff.analysis.results import Results
+from bgdiff.analysis.run_figure import (
+    RunFigure,
+    basin_conditions,
+    boundaries,
+    corrected,
+    independent_share,
+    what_is_shown,
+)
 from bgdiff.analysis.run_files import RunFiles
 from bgdiff.analysis.text import symbol
 from bgdiff.analysis.weights import normalised_weights
 
 __all__ = ["RunFigure", "draw_figures"]
-
-
-@dataclass(frozen=True, slots=True)
-class RunFigure:
-    """A figure with what is said about it; ``name`` is its file name without suffix."""
-
-    name: str
-    title: str
-    caption: str
-    alt: str
-    figure: Figure
 
 
 def draw_figures(run: RunFiles, exact: Mapping[str, ExactProfile] | None = None) -> Iterator[RunFigure]:
@@ -48,8 +51,14 @@ def draw_figures(run: RunFiles, exact: Mapping[str, ExactProfile] | None = None)
         exact: known free-energy curves by observable.
     """
     weight = normalised_weights(run.proposal["log_weight"])
-    yield from _surfaces(run, weight)
+    if is_cluster(run):
+        yield from cluster_structures(run)
+        yield from cluster_map(run, weight)
+    else:
+        yield from _surfaces(run, weight)
     yield from _profiles(run, weight, exact or {})
+    if is_cluster(run):
+        yield from cluster_distances(run)
     yield _energies(run, weight)
     if not run.results.n_chains:
         yield _weights(run)
@@ -93,14 +102,14 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
     ours = run.proposal[f"obs_{x}"], run.proposal[f"obs_{y}"]
     if not run.results.n_chains:
         samples["proposal"] = AngleSample(*ours)
-    samples[_corrected(run.results)] = AngleSample(*ours, weight)
+    samples[corrected(run.results)] = AngleSample(*ours, weight)
     regions = []
     for basin in run.results.basins:
         # the boundaries of a basin of several conditions are no lines across the whole map
         axis = "none" if basin.and_conditions else {x: "x", y: "y"}.get(basin.observable, "none")
         intervals = [(lo, hi) for lo, hi in basin.intervals if lo is not None and hi is not None]
         shares = {"data": basin.data, "proposal": basin.proposal}
-        shares[_corrected(run.results)] = basin.reweighted
+        shares[corrected(run.results)] = basin.reweighted
         regions.append(
             Region(basin.name, axis, intervals, {k: v for k, v in shares.items() if v is not None})
         )
@@ -110,7 +119,7 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
         "Each panel is −ln p with its own lowest bin at 0, on one colour scale; bins of 5°, lightly "
         "smoothed; white where nothing was sampled. Thin lines: contours. Dashed: basin boundaries; above "
         "the panels: basin populations.",
-        f"Free-energy maps of {x} and {y} from {_what(run.results)}.",
+        f"Free-energy maps of {x} and {y} from {what_is_shown(run.results)}.",
         ramachandran_free_energy(samples, regions, labels=(symbol(x), symbol(y))),
     )
 
@@ -118,8 +127,12 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
 def _profiles(
     run: RunFiles, weight: NDArray[np.float64], exact: Mapping[str, ExactProfile]
 ) -> Iterator[RunFigure]:
-    """One for every observable that defines a basin or whose exact curve is known."""
-    wanted = {name for basin in run.results.basins for name, _ in _conditions(basin)} | set(exact)
+    """One for every observable that defines a basin or whose exact curve is known; of clusters for all
+    that all particles share.
+    """
+    wanted = {name for basin in run.results.basins for name, _ in basin_conditions(basin)} | set(exact)
+    if is_cluster(run):
+        wanted |= {info.name for info in run.results.observables if seen_by_all(info)}
     for info in run.results.observables:
         key = f"obs_{info.name}"
         if info.name not in wanted or key not in run.proposal:
@@ -129,61 +142,30 @@ def _profiles(
         ours = scale * run.proposal[key]
         if not run.results.n_chains:
             samples["proposal"] = ProfileSample(ours)
-        samples[_corrected(run.results)] = ProfileSample(ours, weight, _independent(run.results))
-        truth = exact.get(info.name)
-        caption = "−ln of the probability density; band: one standard error of the estimate."
-        if truth is not None:
-            caption += " Below: its deviation from the exact curve, both averaged over the bins."
-        yield RunFigure(
-            f"profile_{info.name}",
-            f"Free-energy profile along {symbol(info.name)}",
-            caption + " Dashed vertical lines: basin boundaries.",
-            f"Free energy along {info.name} from {_what(run.results)}.",
-            profile(
+        samples[corrected(run.results)] = ProfileSample(ours, weight, independent_share(run.results))
+        truth, ends = exact.get(info.name), boundaries(run.results, info)
+        if info.kind in COUNTS and truth is None:
+            figure = count_profile(samples, label=symbol(info.name), boundaries=ends)
+            caption = "−ln of the probability of each number; one standard error on the last bars."
+        else:
+            caption = "−ln of the probability density; band: one standard error of the estimate."
+            figure = profile(
                 samples,
                 label=symbol(info.name),
                 unit={"reduced": "", "own": "", "rad": "degree"}.get(info.unit, info.unit),
                 periodic=info.kind == "dihedral",
                 exact=truth,
-                boundaries=_boundaries(run.results, info),
-            ),
+                boundaries=ends,
+            )
+        if truth is not None:
+            caption += " Below: its deviation from the exact curve, both averaged over the bins."
+        yield RunFigure(
+            f"profile_{info.name}",
+            f"Free-energy profile along {symbol(info.name)}",
+            caption + (" Dashed vertical lines: basin boundaries." if ends else ""),
+            f"Free energy along {info.name} from {what_is_shown(run.results)}.",
+            figure,
         )
-
-
-def _corrected(results: Results) -> str:
-    """What the samples of the target are called."""
-    return "chains" if results.n_chains else "reweighted"
-
-
-def _what(results: Results) -> str:
-    return (
-        "the data and the chains" if results.n_chains else "the data, the proposal and the reweighted samples"
-    )
-
-
-def _independent(results: Results) -> float:
-    """Share of the weighted samples' Kish number, or of the chains' draws, that are independent."""
-    return results.independent_fraction / (1.0 if results.n_chains else results.ess_kish or 1.0)
-
-
-def _conditions(basin: BasinPopulation) -> list[tuple[str, list[tuple[float | None, float | None]]]]:
-    further = [(term.observable, term.intervals) for term in basin.and_conditions]
-    return [(basin.observable, basin.intervals), *further]
-
-
-def _boundaries(results: Results, info: ObservableInfo) -> list[float]:
-    ends = {
-        end
-        for basin in results.basins
-        for name, intervals in _conditions(basin)
-        if name == info.name
-        for interval in intervals
-        for end in interval
-        if end is not None and math.isfinite(end)
-    }
-    if info.kind == "dihedral":
-        ends = {(end + 180) % 360 - 180 for end in ends}
-    return sorted(ends)
 
 
 def _energies(run: RunFiles, weight: NDArray[np.float64]) -> RunFigure:
@@ -191,15 +173,20 @@ def _energies(run: RunFiles, weight: NDArray[np.float64]) -> RunFigure:
     samples = {"data": EnergySample(run.data["energy"])} if "energy" in run.data else {}
     if not run.results.n_chains:
         samples["proposal"] = EnergySample(energy)
-    samples[_corrected(run.results)] = EnergySample(energy, weight)
+    samples[corrected(run.results)] = EnergySample(energy, weight)
     return RunFigure(
         "energies",
         "Potential energy",
         "Distribution of the reduced potential energy on a linear (a) and a logarithmic (b) scale. The last "
         "curve is the estimate of the true distribution; it differs from the data's where their basins "
-        "are in wrong proportion.",
-        f"Histograms of the potential energy of {_what(run.results)}.",
-        energy_histograms(samples),
+        "are in wrong proportion."
+        + (
+            " In brackets: the overlap that two such sets from one distribution would have, by noise alone."
+            if is_cluster(run)
+            else ""
+        ),
+        f"Histograms of the potential energy of {what_is_shown(run.results)}.",
+        energy_histograms(samples, overlap=is_cluster(run)),
     )
 
 

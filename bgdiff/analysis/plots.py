@@ -43,22 +43,29 @@ class EnergySample(NamedTuple):
 
 
 @styled
-def energy_histograms(samples: Mapping[str, EnergySample], *, bins: int = 80) -> Figure:
+def energy_histograms(
+    samples: Mapping[str, EnergySample], *, bins: int = 80, overlap: bool = False
+) -> Figure:
     """Draw the distributions of the reduced energy, on a linear and on a logarithmic scale.
 
     The axis spans the central 99.9 % of the data and of the reweighted samples; what lies beyond it, or is
     not finite, is counted in a note.
+
+    Args:
+        overlap: note by how much each histogram overlaps with that of the data, Σ min(p, p_data), and how
+            much two would if they came from one distribution.
     """
     cleaned = {name: _clean(sample) for name, sample in samples.items()}
     lo, hi = _energy_range(cleaned)
     edges = np.linspace(lo, hi, bins + 1)
     figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True)
-    smallest = np.inf
+    smallest, densities = np.inf, dict[str, Array]()
     for name, (energy, weight, _) in cleaned.items():
         if energy.size == 0:
             continue
         density = np.histogram(energy, edges, weights=weight)[0] / (weight.sum() * np.diff(edges))
+        densities[name] = density
         colour, label = COLOURS.get(name, COLOURS["muted"]), LABELS.get(name, name)
         strong = name in ("reweighted", "chains")
         for ax in axes:
@@ -80,8 +87,12 @@ def energy_histograms(samples: Mapping[str, EnergySample], *, bins: int = 80) ->
         figure.legend(handles, labels, loc="outside upper center", ncols=len(handles))
     notes = [note for name, clean in cleaned.items() if (note := _beyond(name, clean, lo, hi))]
     if notes:
+        notes = ["beyond the axis:", *notes]
+    if overlap and "data" in densities and len(densities) > 1:
+        notes += ["overlap with the data:", *_overlaps(cleaned, densities, float(edges[1] - edges[0]))]
+    if notes:
         axes[0].annotate(
-            "beyond the axis:\n" + "\n".join(notes),
+            "\n".join(notes),
             (0.98, 0.97),
             xycoords="axes fraction",
             ha="right",
@@ -229,6 +240,30 @@ def _beyond(name: str, clean: tuple[Array, Array, float], lo: float, hi: float) 
     if nonfinite > 0 and name != "reweighted":  # there they have weight zero
         parts.append(f"{percent(nonfinite)} not finite")
     return f"{LABELS.get(name, name)} {', '.join(parts)}" if parts else ""
+
+
+def _overlaps(
+    cleaned: Mapping[str, tuple[Array, Array, float]], densities: Mapping[str, Array], width: float
+) -> list[str]:
+    """Overlap of every density with the data's, beside what noise alone would leave of a perfect one.
+
+    That is 1 - ½ Σ E|p - q| with independent normal errors of variance p/n in each bin, n Kish's number.
+    """
+    lines = []
+    size = {
+        name: weight.sum() ** 2 / (weight**2).sum()
+        for name, (_, weight, _) in cleaned.items()
+        if name in densities
+    }
+    for name, density in densities.items():
+        if name == "data":
+            continue
+        common = width * float(np.minimum(density, densities["data"]).sum())
+        share = width * (density + densities["data"]) / 2
+        noise = np.sqrt(share * (1 / size[name] + 1 / size["data"]) * 2 / np.pi)
+        most = 1 - float(noise.sum()) / 2
+        lines.append(f"{LABELS.get(name, name)} {percent(common)} ({percent(most)} if equal)")
+    return lines
 
 
 def _log_weight_histogram(ax: Axes, finite: Array, held_out: Array | None) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 from numpy.typing import NDArray
 
 from bgdiff.analysis.style import COLOURS, LABELS, WIDTH, styled
@@ -14,7 +14,16 @@ from bgdiff.free_energy.profile import free_energy_profile as estimated_profile
 
 _HIGHEST = 12.0  # kT shown above the lowest value; nothing is sampled beyond
 
-__all__ = ["ExactProfile", "Profile", "ProfileSample", "free_energy_profile", "profile"]
+__all__ = [
+    "ExactProfile",
+    "Profile",
+    "ProfileSample",
+    "count_profile",
+    "edges_of",
+    "free_energy_profile",
+    "profile",
+    "whole_number_edges",
+]
 
 Array = NDArray[np.float64]
 
@@ -90,7 +99,7 @@ def profile(
     samples = {
         name: sample._replace(value=np.asarray(sample.value) * scale) for name, sample in samples.items()
     }
-    edges = np.linspace(-180, 180, bins + 1) if periodic else _edges(list(samples.values()), bins)
+    edges = np.linspace(-180, 180, bins + 1) if periodic else edges_of(list(samples.values()), bins)
     curves = {name: free_energy_profile(sample, edges) for name, sample in samples.items()}
     truth = None if exact is None else _exact_bins(exact, edges)
     main = list(curves)[-1]
@@ -128,6 +137,51 @@ def profile(
     if periodic:
         axes[-1].xaxis.set_major_locator(MultipleLocator(60))
         axes[-1].xaxis.set_minor_locator(MultipleLocator(30))
+    return figure
+
+
+@styled
+def count_profile(
+    samples: Mapping[str, ProfileSample], *, label: str, boundaries: Sequence[float] = ()
+) -> Figure:
+    """Draw -ln p of a number that counts, in kT, as bars side by side; ± one standard error on the last.
+
+    Args:
+        samples: by name, usually ``data``, ``proposal`` and ``reweighted``.
+        label: the observable's name on the axis.
+        boundaries: of basins.
+    """
+    edges = whole_number_edges(list(samples.values()))
+    number = (edges[:-1] + edges[1:]) / 2
+    curves = {name: free_energy_profile(sample, edges) for name, sample in samples.items()}
+    main = list(curves)[-1]
+    zero = _lowest(curves[main].free_energy)
+    figure = Figure(figsize=(0.72 * WIDTH, 2.7), layout="constrained")
+    ax = figure.subplots()
+    width = 0.8 / len(curves)
+    for position, (name, curve) in enumerate(curves.items()):
+        height = curve.free_energy - zero
+        place = number + (position - (len(curves) - 1) / 2) * width
+        seen = np.isfinite(height)
+        # a bar begins below the axis, so that the lowest free energy, 0, is a bar as well
+        ax.bar(
+            place[seen], height[seen] + 0.3, width, bottom=-0.3, color=COLOURS.get(name, COLOURS["muted"]),
+            yerr=curve.std_error[seen] if name == main else None, label=LABELS.get(name, name),
+            error_kw={"elinewidth": 0.8, "capsize": 1.5}, zorder=2,
+        )  # fmt: skip
+    highest = max(float(np.nanmax(curve.free_energy, initial=zero)) - zero for curve in curves.values())
+    ax.set_ylim(-0.3, np.clip(highest + 0.5, 1.0, _HIGHEST))
+    ax.set_ylabel(r"free energy / $k_\mathrm{B}T$")
+    ax.set_xlabel(label)
+    ax.set_xlim(edges[0], edges[-1])
+    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    for bound in boundaries:
+        if edges[0] < bound < edges[-1]:
+            # of the whole numbers, those from the boundary upwards are beyond it
+            ax.axvline(
+                np.ceil(bound) - 0.5, color=COLOURS["muted"], linewidth=0.7, linestyle=(0, (4, 3)), zorder=0
+            )
+    ax.legend(loc="upper center", ncols=4, bbox_to_anchor=(0.5, 1.13), borderaxespad=0)
     return figure
 
 
@@ -175,8 +229,24 @@ def _draw_deviation(ax: Axes, curve: Profile, truth: Array, name: str) -> None:
     ax.set_ylim(-float(reach.max()), float(reach.max()))
 
 
-def _edges(samples: Sequence[ProfileSample], bins: int) -> Array:
+def edges_of(samples: Sequence[ProfileSample], bins: int) -> Array:
     """Bins over the central 99.98 % of every sample, so that a few strays do not stretch the axis."""
+    ends = _central(samples)
+    if ends is None:
+        return np.linspace(-1.0, 1.0, bins + 1)
+    lo, hi = ends
+    margin = 0.02 * (hi - lo) or 0.5
+    return np.linspace(lo - margin, hi + margin, bins + 1)
+
+
+def whole_number_edges(samples: Sequence[ProfileSample]) -> Array:
+    """Bins of width 1 centred at the whole numbers that the samples reach, strays left out."""
+    lo, hi = _central(samples) or (0.0, 0.0)
+    return np.arange(round(lo), round(hi) + 2, dtype=np.float64) - 0.5
+
+
+def _central(samples: Sequence[ProfileSample]) -> tuple[float, float] | None:
+    """Ends of the central 99.98 % of all samples; None if they hold nothing."""
     ends = []
     for value, weight, _ in samples:
         used = np.isfinite(value) if weight is None else np.isfinite(value) & (np.asarray(weight) > 0)
@@ -187,11 +257,7 @@ def _edges(samples: Sequence[ProfileSample], bins: int) -> Array:
         below = np.cumsum(share) / share.sum()
         ordered = value[used][order]
         ends.append(ordered[np.searchsorted(below, [1e-4, 1 - 1e-4]).clip(0, order.size - 1)])
-    if not ends:
-        return np.linspace(-1.0, 1.0, bins + 1)
-    lo, hi = float(np.min(ends)), float(np.max(ends))
-    margin = 0.02 * (hi - lo) or 0.5
-    return np.linspace(lo - margin, hi + margin, bins + 1)
+    return (float(np.min(ends)), float(np.max(ends))) if ends else None
 
 
 def _exact_bins(exact: ExactProfile, edges: Array) -> Array:

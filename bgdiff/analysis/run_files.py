@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -24,7 +24,8 @@ Arrays = dict[str, NDArray[np.float64]]
 @dataclass(frozen=True, slots=True)
 class RunFiles:
     """A finished run. ``proposal`` holds ``log_weight``, ``energy`` and ``obs_<name>`` of the samples;
-    ``data`` the same without weights; ``held_out`` may hold ``log_weight``. Missing files are empty.
+    ``data`` the same without weights; ``held_out`` may hold ``log_weight``; ``cluster`` holds what
+    :class:`~bgdiff.analysis.cluster_record.ClusterRecord` gathered. Missing files are empty.
     """
 
     results: Results
@@ -33,6 +34,7 @@ class RunFiles:
     held_out: Arrays
     history: list[dict[str, Any]]
     manifest: dict[str, Any]
+    cluster: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def read_run(directory: Path) -> RunFiles:
@@ -64,6 +66,7 @@ def read_run(directory: Path) -> RunFiles:
         held_out=_arrays(directory / "held_out.npz"),
         history=_whole_history(directory),
         manifest=content if isinstance(content, dict) else {},
+        cluster=_arrays(directory / "cluster.npz", text=True),
     )
 
 
@@ -102,16 +105,17 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _arrays(path: Path, required: bool = False) -> Arrays:
+def _arrays(path: Path, required: bool = False, text: bool = False) -> dict[str, NDArray[Any]]:
+    """Numbers as float64, and text as it is if wanted."""
     if not required and not path.is_file():
         return {}
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = ((name, content[name]) for name in content.files)
             return {
-                name: np.asarray(values, dtype=np.float64)
+                name: values if values.dtype.kind == "U" else np.asarray(values, dtype=np.float64)
                 for name, values in arrays
-                if values.dtype.kind in "fiub"
+                if values.dtype.kind in ("fiubU" if text else "fiub")
             }
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: file is missing; the run is incomplete or was moved") from error
