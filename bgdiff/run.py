@@ -352,11 +352,20 @@ def _write_results(run: Run, stages: Stages) -> None:
     from bgdiff.analysis.results import write_results
     from bgdiff.normaliser_check import check_run
     from bgdiff.outputs import summarise_run
+    from bgdiff.sample_check import check_samples
 
     with run.timed("check"), stages("check the learned normalisers") as progress:
         normalisers = check_run(run, run.generator(), progress)
+    with run.timed("check"), stages("check the samples") as progress:
+        checked = check_samples(run, progress)
     results = summarise_run(run, bgdiff.__version__, _versions(run.system))
-    write_results(run.file("results.json"), results.model_copy(update={"normalisers": normalisers}))
+    found = {
+        "normalisers": normalisers,
+        "virial": checked.virial,
+        "comparison": checked.comparison,
+        "comparison_missing": checked.missing,
+    }
+    write_results(run.file("results.json"), results.model_copy(update=found))
 
 
 def _report(run: Run, stages: Stages) -> None:

@@ -22,8 +22,11 @@ __all__ = [
     "LogZ",
     "Normalisers",
     "ObservableInfo",
+    "ReferenceComparison",
+    "ReferenceDistance",
     "Results",
     "SwapRates",
+    "VirialCheck",
     "read_results",
     "write_results",
     "z_score",
@@ -104,7 +107,18 @@ class ObservableInfo(_Model):
     name: str
     """As in ``system.yaml``; arrays of the run are called ``obs_<name>``."""
     kind: Literal[
-        "dihedral", "angle", "distance", "component", "radius_of_gyration", "rmsd", "count", "mdtraj"
+        "dihedral",
+        "angle",
+        "distance",
+        "component",
+        "radius_of_gyration",
+        "rmsd",
+        "count",
+        "pair_count",
+        "pair_distance",
+        "coordination",
+        "steinhardt",
+        "mdtraj",
     ]
     """What it measures; ``dihedral`` for all angles on the full circle."""
     unit: Literal["rad", "nm", "reduced", "own"]
@@ -173,6 +187,65 @@ class Normalisers(_Model):
     """f_k by MBAR on noised data that training has not seen."""
     mbar_std_error: list[Number]
     """Its standard error."""
+
+
+class VirialCheck(_Model):
+    """<x·∇u> of a set of samples: what it is, and what it must be."""
+
+    of: Literal["samples", "data"]
+    """The corrected samples, or the data set."""
+    value: float
+    """Average, kT."""
+    std_error: Number
+    """One standard error, kT."""
+    expected: int
+    """Degrees of freedom."""
+    z_score: Number
+    """(value - expected) in standard errors."""
+    n: Count
+    """Samples whose forces were computed."""
+    n_all: Count
+    """Samples there are."""
+    method: str
+    """Estimator of the value and of its error."""
+
+
+class ReferenceDistance(_Model):
+    """One distance between the samples and held-out equilibrium data."""
+
+    name: Literal["energy_w2", "distance_w2", "distance_tvd", "configuration_w2", "configuration_w2_one_pass"]
+    """Which distance."""
+    unit: Literal["kT", "nm", "reduced", ""]
+    """Of the distance; empty for a pure number."""
+    value: float
+    """Of the corrected samples, mean over repeats."""
+    value_std: float
+    """Standard deviation over the repeats."""
+    unweighted: Number
+    """Of the same samples without their weights; null if they have none."""
+    floor: float
+    """Reference against reference at the same number, mean over repeats."""
+    floor_std: float
+    """Standard deviation over the repeats."""
+    n: Count
+    """Samples on each side."""
+    n_effective: float
+    """What the weighted samples among them are worth."""
+    repeats: Count
+    """How many."""
+
+
+class ReferenceComparison(_Model):
+    """The samples beside held-out data from equilibrium."""
+
+    n_samples: Count
+    """Samples that were drawn from."""
+    n_reference: Count
+    """Held-out frames that were drawn from."""
+    n_chains: Count
+    """Independent chains that these are from."""
+    metrics: list[ReferenceDistance]
+    """The distances."""
 
 
 class Results(_Model):
@@ -261,6 +334,13 @@ class Results(_Model):
 
     normalisers: Normalisers | None = None
     """Check of the learned normalisers; the key is left out if training learned none."""
+
+    virial: list[VirialCheck] = []
+    """The virial identity of the samples and of the data set."""
+    comparison: ReferenceComparison | None = None
+    """The samples beside held-out data from equilibrium; null if there are none."""
+    comparison_missing: str | None = None
+    """Why there is no comparison."""
 
     target_evaluations: Count
     """Conformations whose target energy, with or without force, the run computed."""

@@ -4,12 +4,20 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from bgdiff.analysis.results import Results
-from bgdiff.analysis.text import count, fraction, percent, two_decimals, with_error
+from bgdiff.analysis.results import Results, VirialCheck
+from bgdiff.analysis.text import count, fraction, percent, plus_minus, two_decimals, with_error
 from bgdiff.analysis.verdict import Level, findings
 
-__all__ = ["MARKS", "STYLES", "summary_table"]
+__all__ = ["MARKS", "METRICS", "STYLES", "summary_table"]
 
+METRICS = {
+    "energy_w2": "energy W2",
+    "distance_w2": "pair distance W2",
+    "distance_tvd": "pair distance TVD",
+    "configuration_w2": "configuration W2",
+    "configuration_w2_one_pass": "  aligned as in the literature",
+}
+"""What people call the distances between samples and reference."""
 STYLES = {Level.RELIABLE: "green", Level.CAUTION: "yellow", Level.UNRELIABLE: "bold red"}
 MARKS = {Level.RELIABLE: "✓", Level.CAUTION: "!", Level.UNRELIABLE: "✗"}
 
@@ -53,8 +61,13 @@ def summary_table(results: Results) -> Table:
     table.add_row("  per second", fraction(results.effective_samples_per_second), "training included")
     if results.n_chains:
         _chain_rows(table, results)
-    if results.ess_kish is None:
-        return table
+    if results.ess_kish is not None:
+        _weight_rows(table, results)
+    _check_rows(table, results)
+    return table
+
+
+def _weight_rows(table: Table, results: Results) -> None:
     whose = "of the proposed walks" if results.n_chains else "1 is perfect"
     table.add_row("effective sample size (Kish)", fraction(results.ess_kish), whose)
     if results.surviving_ancestors is not None:
@@ -78,7 +91,6 @@ def summary_table(results: Results) -> Table:
         f"{fraction(results.ess_clipped_1e4)} / {fraction(results.ess_trimmed_0p2pct)}",
         "literature conventions",
     )
-    return table
 
 
 def _chain_rows(table: Table, results: Results) -> None:
@@ -93,6 +105,30 @@ def _chain_rows(table: Table, results: Results) -> None:
         table.add_row("exchanges of rungs", percent(rates.mean), f"least {percent(rates.min)}")
     if results.round_trips is not None:
         table.add_row("arrivals from the prior", count(results.round_trips), "")
+
+
+def _check_rows(table: Table, results: Results) -> None:
+    if results.virial or results.comparison is not None:
+        table.add_section()
+    for virial in results.virial:
+        what = "virial ⟨x·∇u⟩" if virial.of == "samples" else "  of the data set"
+        table.add_row(what, with_error(virial.value, virial.std_error), _identity(virial))
+    if results.comparison is None:
+        return
+    for metric in results.comparison.metrics:
+        unit = f" / {metric.unit}" if metric.unit in ("kT", "nm") else ""
+        floor = f"floor {plus_minus(metric.floor, metric.floor_std)}"
+        before = "" if metric.unweighted is None else f", unweighted {metric.unweighted:.3g}"
+        table.add_row(
+            f"{METRICS[metric.name]}{unit}",
+            plus_minus(metric.value, metric.value_std),
+            f"{floor}{before} (n = {count(metric.n)})",
+        )
+
+
+def _identity(virial: VirialCheck) -> str:
+    away = "" if virial.z_score is None else f", {abs(virial.z_score):.1f} σ away"
+    return f"must be {virial.expected}{away} ({count(virial.n)} forces)"
 
 
 def _caption(results: Results) -> Text:

@@ -8,6 +8,7 @@ __all__ = [
     "fraction",
     "kt_in_kj_per_mol",
     "percent",
+    "plus_minus",
     "seconds",
     "symbol",
     "two_decimals",
@@ -34,6 +35,11 @@ def with_error(value: float | None, std_error: float | None, unit: str = "") -> 
     if round(std_error, decimals) >= 10 ** (2 - decimals):  # 0.0996 rounds to 0.10
         decimals = max(decimals - 1, 0)
     return f"{_minus(f'{value:.{decimals}f}')} ± {std_error:.{decimals}f}{unit}"
+
+
+def plus_minus(value: float, spread: float) -> str:
+    """``0.281 ± 0.079``: a spread to two significant digits; the value alone if there is none."""
+    return with_error(value, spread) if spread > 0 and math.isfinite(spread) else _minus(f"{value:.3g}")
 
 
 def fraction(value: float | None) -> str:
