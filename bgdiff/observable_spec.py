@@ -12,12 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 __all__ = [
     "BasinSpec",
     "ConditionSpec",
+    "CoordinationSpec",
     "CountSpec",
     "GyrationSpec",
     "Interval",
     "MdtrajSpec",
     "ObservableSpec",
+    "PairCountSpec",
+    "PairDistanceSpec",
     "RmsdSpec",
+    "SteinhardtSpec",
 ]
 
 Index = Annotated[int, Field(ge=0)]
@@ -74,6 +78,59 @@ class CountSpec(_Model):
         return self
 
 
+class _OfPairs(_Model):
+    """About the pairs of some particles, whatever their order."""
+
+    atoms: Annotated[list[Index], Field(min_length=2)] | Literal["all"] = "all"
+
+
+class PairCountSpec(_OfPairs):
+    """How many pairs are at a distance in one of the half-open intervals [lo, hi)."""
+
+    intervals: Annotated[list[Interval], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PairCountSpec":
+        _check_order(self.intervals)
+        return self
+
+
+class PairDistanceSpec(_OfPairs):
+    """The shortest, the longest or the mean distance of all pairs."""
+
+    which: Literal["shortest", "longest", "mean"]
+
+
+class CoordinationSpec(_OfPairs):
+    """How many particles have a number of neighbours in one of the half-open intervals [lo, hi)."""
+
+    cutoff: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Neighbours are nearer than this."""
+    intervals: Annotated[list[Interval], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "CoordinationSpec":
+        _check_order(self.intervals)
+        return self
+
+
+class SteinhardtSpec(_OfPairs):
+    """Bond-orientational order Q_l of all bonds (Steinhardt, Nelson & Ronchetti, Phys. Rev. B 28, 784, 1983).
+
+    Q_l² = 4π/(2l+1) Σ_m |<Y_lm>|², averaged over the directions of pairs nearer than ``cutoff``; else 0.
+    """
+
+    l: int
+    """Even, because a bond has no sense of direction: 4 and 6 tell cubic from icosahedral order."""
+    cutoff: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _even(self) -> "SteinhardtSpec":
+        if self.l not in range(2, 13, 2):
+            raise ValueError(f"l: must be 2, 4, 6, 8, 10 or 12, not {self.l}")
+        return self
+
+
 class ObservableSpec(_Model):
     """A number computed from a conformation; exactly one of the fields. Indices count from 0."""
 
@@ -91,6 +148,14 @@ class ObservableSpec(_Model):
     """In nm; of molecules."""
     count: CountSpec | None = None
     """Number of particles in a slab."""
+    pair_count: PairCountSpec | None = None
+    """Number of pairs at certain distances."""
+    pair_distance: PairDistanceSpec | None = None
+    """In nm for molecules."""
+    coordination: CoordinationSpec | None = None
+    """Number of particles with certain numbers of neighbours."""
+    steinhardt: SteinhardtSpec | None = None
+    """Bond-orientational order, from 0 to 1; in three dimensions."""
     mdtraj: MdtrajSpec | None = None
     """Any number that mdtraj computes of a molecule, in mdtraj's unit."""
 
@@ -125,10 +190,21 @@ class ObservableSpec(_Model):
     @property
     def particles(self) -> tuple[int, ...]:
         """Indices of the particles that it names."""
-        if self.radius_of_gyration is not None or self.rmsd is not None:
-            chosen = (self.radius_of_gyration or self.rmsd).atoms  # type: ignore[union-attr]
-            return () if isinstance(chosen, str) else tuple(chosen)
+        chosen = self.radius_of_gyration or self.rmsd or self.of_pairs
+        if chosen is not None:
+            return () if isinstance(chosen.atoms, str) else tuple(chosen.atoms)
         return self.dihedral or self.angle or self.distance or (self.component or ())[:1]
+
+    @property
+    def of_pairs(self) -> PairCountSpec | PairDistanceSpec | CoordinationSpec | SteinhardtSpec | None:
+        """What it asks of all pairs, if it does."""
+        return self.pair_count or self.pair_distance or self.coordination or self.steinhardt
+
+    @property
+    def is_length(self) -> bool:
+        """Whether values are lengths: in nm for molecules, else in reduced units."""
+        lengths = (self.distance, self.component, self.radius_of_gyration, self.rmsd, self.pair_distance)
+        return any(kind is not None for kind in lengths)
 
     @property
     def needs_molecule(self) -> bool:
@@ -141,6 +217,8 @@ class ObservableSpec(_Model):
         """Where values can lie, in the unit of intervals; for torsions one turn, cut at ±180."""
         if self.in_degrees:
             return (-180.0, 180.0) if self.periodic else (0.0, 180.0)
+        if self.steinhardt is not None:
+            return (0.0, 1.0)
         return (-math.inf if self.component is not None or self.mdtraj is not None else 0.0, math.inf)
 
     def check_intervals(self, intervals: Sequence[Interval]) -> None:

@@ -13,7 +13,15 @@ from bgdiff.observable_spec import ObservableSpec
 __all__ = ["variable_named"]
 
 _BY_INDEX = ("dihedral", "angle", "distance", "component")
-_BY_KEYWORD = ("radius_of_gyration", "rmsd", "count")
+_BY_KEYWORD = (
+    "radius_of_gyration",
+    "rmsd",
+    "count",
+    "pair_count",
+    "pair_distance",
+    "coordination",
+    "steinhardt",
+)
 _WRITTEN = "distance(0, 5), dihedral(...), angle(...), mdtraj.compute_rg"
 
 
@@ -21,8 +29,9 @@ def variable_named(text: str, observables: Mapping[str, ObservableSpec]) -> tupl
     """Find an observable by its name, or make one that is written as a call.
 
     ``dihedral(i, j, k, l)``, ``angle(i, j, k)``, ``distance(i, j)`` and ``component(particle, axis)`` take
-    indices from 0; ``radius_of_gyration``, ``rmsd``, ``count`` and ``mdtraj.<function>`` the fields of
-    ``system.yaml`` or the function's arguments by keyword. A column of an mdtraj function follows in
+    indices from 0; ``radius_of_gyration``, ``rmsd``, ``count``, ``pair_count``, ``pair_distance``,
+    ``coordination``, ``steinhardt`` and ``mdtraj.<function>`` the fields of ``system.yaml`` or the function's
+    arguments by keyword, as in ``steinhardt(l=6, cutoff=1.4)``. A column of an mdtraj function follows in
     brackets: ``mdtraj.compute_center_of_mass[2]``.
 
     Returns:

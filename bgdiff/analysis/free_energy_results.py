@@ -181,7 +181,7 @@ class Average(_Model):
     n_eff: Number
     """Effective number of samples."""
     unit: str
-    """1, kT, rad, nm or reduced."""
+    """1, kT, rad, nm, reduced, or own: a plain number, or the unit of the mdtraj function."""
 
 
 class TemperaturePoint(_Model):

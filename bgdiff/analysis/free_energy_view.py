@@ -90,7 +90,7 @@ def average_label(average: Average) -> str:
         return f"population of {rest}"
     if average.name == "potential_energy_kT":
         return "⟨u⟩ / kT"
-    unit = "" if average.unit in ("1", "reduced") else f" / {average.unit}"
+    unit = "" if average.unit in ("1", "reduced", "own") else f" / {average.unit}"
     return f"⟨{'' if kind == 'mean' else f'{kind} '}{symbol(rest)}⟩{unit}"
 
 

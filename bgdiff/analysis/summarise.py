@@ -349,9 +349,9 @@ def _observable(system: "System", name: str) -> ObservableInfo:
     spec = system.spec.observables[name]
     if spec.in_degrees:
         return ObservableInfo(name=name, kind="dihedral" if spec.periodic else "angle", unit="rad")
-    if spec.mdtraj is not None or spec.count is not None:
-        return ObservableInfo(name=name, kind="count" if spec.count else "mdtraj", unit="own")
     kind: Any = spec.kind
+    if not spec.is_length:
+        return ObservableInfo(name=name, kind=kind, unit="own")
     return ObservableInfo(name=name, kind=kind, unit="nm" if system.spec.kind == "openmm" else "reduced")
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bgdiff.data.intervals import in_intervals, on_arcs
+from bgdiff.data.pair_observables import measure_pairs
 from bgdiff.errors import SystemDefinitionError
-from bgdiff.observable_spec import ConditionSpec, Interval, ObservableSpec
+from bgdiff.observable_spec import ConditionSpec, ObservableSpec
 
 if TYPE_CHECKING:
     import mdtraj
@@ -20,7 +22,6 @@ __all__ = [
     "angle",
     "dihedral",
     "in_all",
-    "in_intervals",
     "make_observable",
 ]
 
@@ -93,6 +94,8 @@ class Observable:
             return in_intervals(x[:, :, spec.count.axis], spec.count.intervals).sum(1).astype(np.float64)
         if spec.radius_of_gyration is not None:
             return self._radius_of_gyration(x)
+        if spec.of_pairs is not None:
+            return measure_pairs(spec.of_pairs, x)
         if len(x) == 0:
             return np.zeros(0)
         if spec.rmsd is not None:
@@ -150,8 +153,11 @@ def make_observable(
             f"{name}: index is out of range; the system has {particles} particles in {dimensions} "
             "dimensions, counted from 0"
         )
-    if spec.dihedral and dimensions != 3:
-        raise SystemDefinitionError(f"{name}: a torsion needs 3 dimensions")
+    if (spec.dihedral or spec.steinhardt) and dimensions != 3:
+        what = "a torsion" if spec.dihedral else "the order of bonds"
+        raise SystemDefinitionError(f"{name}: {what} needs 3 dimensions")
+    if spec.of_pairs and particles < 2:
+        raise SystemDefinitionError(f"{name}: a system of one particle has no pairs")
     if not spec.needs_molecule:
         return Observable(spec)
     if molecule is None:
@@ -171,19 +177,6 @@ def make_observable(
     return Observable(spec, molecule.topology, reference)
 
 
-def in_intervals(values: Array, intervals: Sequence[Interval], *, degrees: bool = False) -> NDArray[np.bool_]:
-    """Which values, of any shape, lie in one of the half-open intervals [lo, hi).
-
-    Args:
-        degrees: intervals are in degrees, values in radian.
-    """
-    inside = np.zeros(np.shape(values), dtype=np.bool_)
-    values = np.degrees(values) if degrees else values
-    for lo, hi in intervals:
-        inside |= (lo <= values) & (values < hi)
-    return inside
-
-
 def in_all(
     conditions: Sequence[ConditionSpec],
     specs: Mapping[str, ObservableSpec],
@@ -194,17 +187,10 @@ def in_all(
     for condition in conditions:
         spec, seen = specs[condition.observable], values[condition.observable]
         if spec.periodic:
-            masks.append(_on_arcs(seen, condition.intervals))
+            masks.append(on_arcs(seen, condition.intervals))
         else:
             masks.append(in_intervals(seen, condition.intervals, degrees=spec.in_degrees))
     return np.asarray(np.logical_and.reduce(masks))
-
-
-def _on_arcs(values: Array, arcs: Sequence[Interval]) -> NDArray[np.bool_]:
-    inside = np.zeros(np.shape(values), dtype=np.bool_)
-    for lo, hi in arcs:
-        inside |= np.mod(np.degrees(values) - lo, 360) < hi - lo
-    return inside
 
 
 def _chosen(atoms: list[int] | str, topology: "mdtraj.Topology") -> list[int]:

@@ -104,9 +104,7 @@ def profile_along(
     weight, _ = scaled_weights(samples.log_weight)
     bins = int(np.clip(1.5 * kish(weight) ** 0.4, _FEWEST_BINS, _MOST_BINS))
     edges = np.linspace(-180, 180, bins + 1) if spec.periodic else _edges(shown, weight, bins)
-    unit = (
-        "degree" if spec.in_degrees else "nm" if spec.distance or spec.radius_of_gyration or spec.rmsd else ""
-    )
+    unit = "degree" if spec.in_degrees else "nm" if spec.is_length and molecule else ""
     try:
         found = free_energy_profile(
             shown, edges, log_weight=samples.log_weight, period=360.0 if spec.periodic else None,

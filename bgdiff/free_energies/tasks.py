@@ -242,9 +242,8 @@ class Tasks:
             if specs[name].periodic:
                 averaged |= {f"cos_{name}": (np.cos(values), "1"), f"sin_{name}": (np.sin(values), "1")}
             else:
-                unit = (
-                    "rad" if specs[name].in_degrees else "nm" if system.spec.kind == "openmm" else "reduced"
-                )
+                length = "nm" if system.spec.kind == "openmm" else "reduced"
+                unit = "rad" if specs[name].in_degrees else length if specs[name].is_length else "own"
                 averaged[f"mean_{name}"] = values, unit
         references: dict[str, Any] = {}
         if system.spec.kind == "openmm":
