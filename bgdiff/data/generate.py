@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import bgdiff
@@ -15,10 +14,8 @@ from bgdiff.data.chains import concatenate, discard_chunks, run_chains
 from bgdiff.errors import ConfigError, StorageError, SystemDefinitionError
 from bgdiff.io import atomic_path, make_directory, write_json
 from bgdiff.progress import Progress, silent
-from bgdiff.random import generator_for
 from bgdiff.system_spec import MDSpec, OpenMMSpec
 from bgdiff.systems import System
-from bgdiff.tempering_spec import ChainsSpec
 
 if TYPE_CHECKING:
     from bgdiff.targets.choose import Engine
@@ -92,10 +89,14 @@ def generate_data(
     if out.suffix == ".json":
         raise ConfigError(f"{out}: the .json beside the data is for their provenance; choose another --out")
     processes = processes or os.cpu_count() or 1
-    if method == "mala":
-        record = _run_mala(system, out, seed, progress)
-    elif not molecular:
-        record = _run_toy_tempering(system, out, seed, processes, frames or _FRAMES, progress)
+    if not molecular:
+        from bgdiff.data.toy_generate import generate_chains, generate_equilibrium
+
+        if method == "mala":
+            record = generate_chains(system, out, seed, progress)
+        else:
+            frames_wanted = frames or _FRAMES
+            record = generate_equilibrium(system, out, _parts(out), seed, processes, frames_wanted, progress)
     else:
         with TemporaryDirectory() as folder:  # better now than after hours
             _write_trajectory(Path(folder) / out.name, system.structure[None], system)
@@ -195,76 +196,6 @@ def _run_tempering(
     }
 
 
-def _run_mala(system: System, out: Path, seed: int, progress: Progress) -> dict[str, Any]:
-    from bgdiff.data.mala import mala_chains
-    from bgdiff.data.toy_tempering import start_positions
-
-    settings = system.spec.generate
-    if not isinstance(settings, ChainsSpec):
-        raise _nothing_said(system)
-    try:
-        starts = start_positions(settings.starts, system.target.event_shape)
-    except ValueError as error:
-        raise SystemDefinitionError(f"{system.path}/system.yaml: generate.starts: {error}") from error
-    starts = starts.repeat_interleave(settings.chains_per_start, dim=0)
-    frames, acceptance = mala_chains(
-        system.target,
-        starts,
-        step=settings.step,
-        frames=settings.frames,
-        spacing=settings.spacing,
-        equilibration=settings.equilibration,
-        generator=generator_for(seed, "mala"),
-        progress=progress,
-    )
-    _write_array(out, frames.flatten(0, 1).numpy())
-    return {
-        "method": "Metropolis-adjusted Langevin chains",
-        "settings": settings.model_dump(mode="json"),
-        "acceptance": acceptance,
-        "chain_lengths": [settings.frames] * len(starts),
-        "versions": _toy_versions(),
-    }
-
-
-def _run_toy_tempering(
-    system: System, out: Path, seed: int, processes: int, frames: int, progress: Progress
-) -> dict[str, Any]:
-    from bgdiff.data.ladder_analysis import convergence, mixing
-    from bgdiff.data.toy_tempering import toy_ladder_task
-
-    task = toy_ladder_task(system, seed, frames)
-    groups = [
-        {key: concatenate(records, key) for key in records[0]}
-        for records in run_chains(task, _parts(out), processes, progress)
-    ]
-    x = np.concatenate([group["x"].swapaxes(0, 1) for group in groups])  # (ladders, n, N, D)
-    _write_array(out, x.reshape(-1, *x.shape[2:]))
-    draws = {
-        name: np.concatenate([group["observables"][:, :, column].T for group in groups])
-        for column, name in enumerate(task.observables)
-    }
-    draws["energy"] = np.concatenate([group["energy"].T for group in groups])
-    return {
-        "method": "parallel tempering, frames of the lowest temperature",
-        "settings": task.settings.model_dump(mode="json"),
-        "temperatures": task.temperatures,
-        "chain_lengths": [x.shape[1]] * len(x),
-        **mixing(groups),
-        "convergence": convergence(draws),
-        "versions": _toy_versions(),
-    }
-
-
-def _write_array(out: Path, x: NDArray[Any]) -> None:
-    with atomic_path(out) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, x=x.astype(np.float32))
-
-
-def _toy_versions() -> dict[str, str]:
-    return {"bgdiff": bgdiff.__version__, "torch": torch.__version__, "numpy": np.__version__}
-
-
 def _nothing_said(system: System) -> SystemDefinitionError:
     return SystemDefinitionError(
         f"{system.path}/system.yaml: has no 'generate' section, which says how long to run"
@@ -274,6 +205,7 @@ def _nothing_said(system: System) -> SystemDefinitionError:
 def _versions() -> dict[str, str]:
     import mdtraj
     import openmm
+    import torch
 
     return {
         "bgdiff": bgdiff.__version__,

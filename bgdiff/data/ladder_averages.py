@@ -1,6 +1,6 @@
 """Averages over the ladders of a reference calculation, with errors from the spread of independent groups."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from bgdiff.targets.openmm import GAS_CONSTANT
 
 if TYPE_CHECKING:
     from bgdiff.data.chains import Arrays
+    from bgdiff.data.observables import Observable
     from bgdiff.data.parallel_tempering import TemperingTask
     from bgdiff.systems import System
 
-__all__ = ["lowest_averages", "of_groups", "temperature_free_energies"]
+__all__ = ["common_averages", "lowest_averages", "of_groups", "temperature_free_energies"]
 
 Array = NDArray[np.float64]
 
@@ -24,6 +25,32 @@ def of_groups(values: Sequence[float] | Array) -> dict[str, Any]:
     with np.errstate(invalid="ignore", divide="ignore"):
         error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
     return {"value": float(np.mean(values)), "std_error": error}
+
+
+def common_averages(
+    system: "System",
+    observables: "Mapping[str, Observable]",
+    groups: "Sequence[Arrays]",
+    log_weights: Sequence[Array],
+) -> dict[str, dict[str, Any]]:
+    """Averages at the lowest temperature, by name: what :func:`lowest_averages` says, without kJ/mol."""
+    columns = [_columns(observables, group) for group in groups]
+    energies = [group["energy"] for group in groups]
+    samples: dict[str, list[NDArray[Any]]] = {"potential_energy_kT": energies}
+    for name, observable in observables.items():
+        if observable.periodic:
+            samples[f"cos_{name}"] = [np.cos(values[name]) for values in columns]
+            samples[f"sin_{name}"] = [np.sin(values[name]) for values in columns]
+        else:
+            samples[f"mean_{name}"] = [values[name] for values in columns]
+    for basin in system.spec.basins:
+        samples[f"population_{basin}"] = [system.basin(basin, values) for values in columns]
+    result = {name: _both(*_means(log_weights, values)) for name, values in samples.items()}
+    energy = _means(log_weights, energies)
+    square = _means(log_weights, [values**2 for values in energies])
+    spreads = [np.sqrt(second - first**2) for first, second in zip(energy, square, strict=True)]
+    result["potential_energy_std_kT"] = _both(*spreads)
+    return result
 
 
 def lowest_averages(
@@ -42,24 +69,10 @@ def lowest_averages(
         Of each: ``value`` and ``std_error`` from all temperatures by MBAR, and the same from the samples of
         the lowest temperature alone.
     """
-    columns = [_columns(task, group) for group in groups]
-    samples: dict[str, list[NDArray[Any]]] = {"potential_energy_kT": [group["energy"] for group in groups]}
-    for name, observable in task.observables.items():
-        if observable.periodic:
-            samples[f"cos_{name}"] = [np.cos(values[name]) for values in columns]
-            samples[f"sin_{name}"] = [np.sin(values[name]) for values in columns]
-        else:
-            samples[f"mean_{name}"] = [values[name] for values in columns]
-    for basin in system.spec.basins:
-        samples[f"population_{basin}"] = [system.basin(basin, values) for values in columns]
-    result = {name: _both(*_means(log_weights, values)) for name, values in samples.items()}
+    result = common_averages(system, task.observables, groups, log_weights)
     kT = GAS_CONSTANT * task.temperatures[0]
-    energies = samples["potential_energy_kT"]
-    energy = _means(log_weights, energies)
-    square = _means(log_weights, [values**2 for values in energies])
+    energy = _means(log_weights, [group["energy"] for group in groups])
     result["potential_energy_kJ_per_mol"] = _both(*(kT * of for of in energy))
-    spreads = [np.sqrt(second - first**2) for first, second in zip(energy, square, strict=True)]
-    result["potential_energy_std_kT"] = _both(*spreads)
     return result
 
 
@@ -89,9 +102,9 @@ def temperature_free_energies(
     return result
 
 
-def _columns(task: "TemperingTask", group: "Arrays") -> dict[str, Array]:
+def _columns(observables: "Mapping[str, Observable]", group: "Arrays") -> dict[str, Array]:
     columns = np.moveaxis(group["observables"].astype(np.float64), -1, 0)
-    return dict(zip(task.observables, columns, strict=True))
+    return dict(zip(observables, columns, strict=True))
 
 
 def _means(log_weights: Sequence[Array], values: Sequence[NDArray[Any]]) -> tuple[Array, Array]:

@@ -54,7 +54,8 @@ def compute_reference(
     whatever their start, what the lowest temperature says without MBAR, how well the ladders mixed, averages
     at the lowest temperature, and the free energies of the temperatures. The
     batched engine makes exact HMC moves of all ladders of a group together; OpenMM runs one ladder per start
-    with Langevin dynamics. Double wells are integrated numerically.
+    with Langevin dynamics. Clusters in reduced units have log Z besides
+    (:func:`~bgdiff.data.cluster_reference.cluster_reference`). Double wells are integrated numerically.
 
     An interrupted calculation leaves its finished chunks in ``<out>.parts`` and is continued by the
     same call.
@@ -85,7 +86,12 @@ def compute_reference(
     if length_ns is not None and not 0 < length_ns < float("inf"):
         raise ConfigError(f"the length of a simulation must be positive, not {length_ns:g} ns")
     if length_ns is not None and toy:
-        raise ConfigError(f"system {system.name} is integrated, not simulated: it has no length")
+        why = (
+            "is integrated, not simulated: it"
+            if system.spec.coordinates == "identity"
+            else "in reduced units"
+        )
+        raise ConfigError(f"system {system.name} {why} has no length")
     command = f"bgdiff reference {system.name} --seed {seed}"
     default = f"{system.name}-reference.json"
     if temperature is not None:
@@ -98,7 +104,12 @@ def compute_reference(
         command += f" --engine {engine}"
     out = new_file(default if out is None else out)
     parts = parts_of(out)
-    if toy:
+    processes = processes or os.cpu_count() or 1
+    if toy and system.spec.coordinates == "mean_free":
+        from bgdiff.data.cluster_reference import cluster_reference
+
+        content = cluster_reference(system, parts, seed, processes, progress)
+    elif toy:
         from bgdiff.data.quadrature import quadrature_reference
 
         content = quadrature_reference(system)
@@ -109,7 +120,7 @@ def compute_reference(
         if not system.differences:
             raise SystemDefinitionError(f"{system.path}/system.yaml: asks for no free_energy_differences")
         task = ladder_task(system, seed, engine, length_ns=length_ns)
-        content = _parallel_tempering(system, task, parts, processes or os.cpu_count() or 1, progress, own)
+        content = _parallel_tempering(system, task, parts, processes, progress, own)
     for difference in content["free_energy_differences"]:
         difference["command"] = command
     header = {

@@ -8,7 +8,7 @@ MALA and turns about bonds, which are exact), :func:`temper` lets ladders of the
 """
 
 from bgdiff.sampling.diagnostics import effective_draws, rhat
-from bgdiff.sampling.hamiltonian import HamiltonianRungs
+from bgdiff.sampling.hamiltonian import HamiltonianRungs, TunedRungs
 from bgdiff.sampling.langevin import LangevinMiddle, kinetic_temperature
 from bgdiff.sampling.metropolis import HamiltonianMonteCarlo, adapt_step, mala
 from bgdiff.sampling.tempering import (
@@ -35,6 +35,7 @@ __all__ = [
     "Rungs",
     "TemperatureRungs",
     "TorsionJump",
+    "TunedRungs",
     "UnstableDynamicsError",
     "Walkers",
     "adapt_step",

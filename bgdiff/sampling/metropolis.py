@@ -29,7 +29,7 @@ class HamiltonianMonteCarlo:
         target: the density.
         speed: √(kT/m) ``(N, 1)`` at the target's temperature, from
             :func:`~bgdiff.sampling.walkers.thermal_speed`; ones for a density in reduced units.
-        step: in ps (or reduced time).
+        step: in ps (or reduced time); of each walker, ``(B,)``, if it is a tensor.
         leapfrog_steps: in one trajectory; 1 makes MALA.
         jitter: each trajectory's step is drawn uniformly from step · [1 - jitter, 1 + jitter], because a
             fixed length can be a whole number of periods of some vibration.
@@ -38,13 +38,13 @@ class HamiltonianMonteCarlo:
 
     target: Target
     speed: Tensor
-    step: float
+    step: float | Tensor
     leapfrog_steps: int
     jitter: float = 0.0
     persistence: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.step > 0 and self.leapfrog_steps >= 1):
+        if not (bool(torch.as_tensor(self.step > 0).all()) and self.leapfrog_steps >= 1):
             raise ConfigError("HMC needs a positive step and at least one leapfrog step")
         if not (0 <= self.jitter < 1 and 0 <= self.persistence < 1):
             raise ConfigError("HMC needs a jitter and a persistence in [0, 1)")
@@ -57,7 +57,7 @@ class HamiltonianMonteCarlo:
         shape, batch = walkers.x.shape, len(walkers)
         x = walkers.x.flatten(1)
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        step = torch.full_like(x[:, :1], self.step)
+        step = x.new_ones(batch, 1) * torch.as_tensor(self.step).to(x).reshape(-1, 1)
         if self.jitter:
             uniform = torch.rand(batch, 1, generator=generator, dtype=x.dtype, device=x.device)
             step *= 1 + self.jitter * (2 * uniform - 1)
@@ -114,6 +114,7 @@ def adapt_step(
     walkers, which it leaves nearer to equilibrium.
 
     Args:
+        move: with one step for all walkers.
         rounds: trajectories of every walker; the step is averaged over the second half (Polyak averaging of
             a Robbins-Monro search on log step).
         acceptance: mean acceptance to reach; by default 0.574 for MALA and 0.8 for longer trajectories.
@@ -122,7 +123,8 @@ def adapt_step(
         ConfigError: no step was found, so the density, or its force, is not what it seems.
     """
     wanted = acceptance or (0.574 if move.leapfrog_steps == 1 else 0.8)
-    log_step, kept = math.log(move.step), []
+    first = float(move.step)
+    log_step, kept = math.log(first), []
     for index in range(rounds):
         current = replace(move, step=math.exp(log_step))
         excess = current(walkers, generator, temperature).mean().item() - wanted
@@ -130,6 +132,6 @@ def adapt_step(
         if index >= rounds // 2:
             kept.append(log_step)
     step = math.exp(sum(kept) / len(kept))
-    if not 1e-6 < step / move.step < 1e6:
+    if not 1e-6 < step / first < 1e6:
         raise ConfigError(f"no step gives an acceptance of {wanted:g} (the search ended at {step:.2g})")
     return replace(move, step=step)
