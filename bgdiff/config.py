@@ -39,12 +39,24 @@ class _Settings(BaseModel):
 class ParticleNetworkConfig(_Settings):
     """Size of the network of particles; see :class:`bgdiff.models.ParticleShape`."""
 
-    radial: Annotated[int, Field(ge=2, le=1024)] = 24
+    radial: Annotated[int, Field(ge=2, le=1024)] = 32
     """Radial functions of a pair's distance."""
-    reach: Positive = 6.0
+    reach: Positive = 5.5
     """Distance of the last one, in units of the noisy cluster's width."""
+    scalars: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Sums over a particle's neighbours that know distances only."""
+    vectors: Annotated[int, Field(ge=0, le=1024)] = 8
+    """Sums that know directions. With many particles these and the next cost most."""
+    tensors: Annotated[int, Field(ge=0, le=1024)] = 4
+    """Sums that know pairs of directions."""
+    messages: Annotated[int, Field(ge=0, le=1024)] = 16
+    """Numbers that a particle hears of its neighbours' own surroundings."""
     width: Annotated[int, Field(ge=4, le=8192)] = 64
-    """Of the network that gives the radial functions their weights at every noise level."""
+    """Of the network of each particle."""
+    depth: Annotated[int, Field(ge=1, le=64)] = 2
+    """Its residual blocks."""
+    embedding: Annotated[int, Field(ge=4, le=8192)] = 64
+    """Width of the network that gives all functions of distances at every noise level."""
 
 
 class NetworkConfig(_Settings):

@@ -18,7 +18,8 @@ from bgdiff.errors import CheckpointError, DataError
 from bgdiff.io import load_tensors, save_tensors
 from bgdiff.ladder.kernels import Prior
 from bgdiff.ladder.levels import noise_levels, overlap_windows, rung_spacing
-from bgdiff.models import make_network, mean_of_equal_axes
+from bgdiff.models import ParticleModel, make_network, mean_of_equal_axes
+from bgdiff.objectives.mixing import PairMixing
 from bgdiff.objectives.score import curvature
 from bgdiff.objectives.total import draw_batch, ladder_loss
 from bgdiff.progress import Progress, silent
@@ -144,10 +145,16 @@ class Trainer:
                 gauss = Prior(0.0, self.periodic).log_prob(self.data.z)
                 self.increments[0] = (gauss - self.data.log_density).mean()
         self.average_increments = self.increments.detach().clone()
+        self.mixing: PairMixing | None = None
+        if data.score is not None and isinstance(self.model, ParticleModel):
+            self.mixing = PairMixing(
+                self.model.event_shape, float(self.width[0]), ladder.sigma_min, ladder.sigma_max
+            ).to(self.device)
         # The normalisers move by many kT while the network moves by a fraction of one: ten times the rate.
         groups: list[dict[str, Any]] = [
             {"params": list(self.model.parameters())},
             {"params": [self.increments]},
+            {"params": [] if self.mixing is None else list(self.mixing.parameters())},
         ]
         self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.step_count = 0
@@ -165,10 +172,11 @@ class Trainer:
             lowest=0 if settings.with_target else 1,
         )  # fmt: skip
         rate = self._learning_rate()
-        self.optimiser.param_groups[0]["lr"], self.optimiser.param_groups[1]["lr"] = rate, 10 * rate
+        for group, factor in zip(self.optimiser.param_groups, (1, 10, 1), strict=True):
+            group["lr"] = factor * rate
         terms = ladder_loss(
             self.model, _normalisers(self.increments), self.sigma, self.width, batch,
-            classification=settings.classification, target_log_density=self._target(),
+            classification=settings.classification, target_log_density=self._target(), mixing=self.mixing,
         )  # fmt: skip
         loss = terms.score + settings.classification_weight * terms.classification
         self.optimiser.zero_grad()
@@ -220,6 +228,8 @@ class Trainer:
             "increments": self.increments.detach(),
             "average_increments": self.average_increments,
         }
+        if self.mixing is not None:
+            tensors |= {f"mixing.{name}": value for name, value in self.mixing.state_dict().items()}
         state = self.optimiser.state_dict()["state"]
         for index, entry in state.items():
             tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in entry.items()}
@@ -247,6 +257,8 @@ class Trainer:
         with torch.no_grad():
             self.increments.copy_(tensors["increments"])
             self.average_increments.copy_(tensors["average_increments"])
+        if self.mixing is not None:
+            self.mixing.load_state_dict(_under(tensors, "mixing."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _under(tensors, "optimiser.").items():
             index, field = name.split(".", 1)
@@ -271,6 +283,8 @@ class Trainer:
         weights = _under(tensors, "average.")
         self.model.load_state_dict(weights)
         self.average.load_state_dict(weights)
+        if self.mixing is not None:
+            self.mixing.load_state_dict(_under(tensors, "mixing."))
         with torch.no_grad():
             self.increments.copy_(tensors["average_increments"])
             self.average_increments.copy_(tensors["average_increments"])
@@ -294,7 +308,7 @@ class Trainer:
         )  # fmt: skip
         terms = ladder_loss(
             self.average, _normalisers(self.average_increments), self.sigma, self.width, batch,
-            classification=self.settings.classification or "bi_level", create_graph=False,
+            classification=self.settings.classification or "bi_level", mixing=self.mixing, create_graph=False,
         )  # fmt: skip
         result = {"held_out_score": float(terms.score), "held_out_diffclf": float(terms.classification)}
         index = torch.arange(0, len(held.z), max(1, len(held.z) // _EVALUATION_POINTS), device=self.device)

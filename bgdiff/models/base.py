@@ -6,7 +6,14 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EnergyModel", "Network", "ParticleModel", "log_density_and_score", "mean_of_equal_axes"]
+__all__ = [
+    "EnergyModel",
+    "Network",
+    "ParticleModel",
+    "ScoredModel",
+    "log_density_and_score",
+    "mean_of_equal_axes",
+]
 
 
 @runtime_checkable
@@ -20,6 +27,17 @@ class EnergyModel(Protocol):
 
     def log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
         """Unnormalised log density ``(B,)``, differentiable in z."""
+        ...
+
+
+@runtime_checkable
+class ScoredModel(EnergyModel, Protocol):
+    """An energy model that computes its score faster than by differentiating ``log_density``."""
+
+    def log_density_and_score(
+        self, z: Tensor, sigma: Tensor, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """As the function :func:`log_density_and_score`."""
         ...
 
 
@@ -65,11 +83,14 @@ class Network(nn.Module, ABC):
 def log_density_and_score(
     model: EnergyModel, z: Tensor, sigma: Tensor, *, create_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Log density ``(B,)`` and score ∇_z log p̃ ``(B, d)`` by automatic differentiation.
+    """Log density ``(B,)`` and score ∇_z log p̃ ``(B, d)``.
 
-    With ``create_graph`` both stay differentiable in the model's parameters (for training); without it
-    both are detached.
+    By automatic differentiation, or by the model's own method of this name where it knows a faster way. With
+    ``create_graph`` both stay differentiable in the model's parameters (for training), though not always in
+    z; without it both are detached.
     """
+    if isinstance(model, ScoredModel):
+        return model.log_density_and_score(z, sigma, create_graph=create_graph)
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)
         value = model.log_density(z, sigma)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bgdiff.models.base import Network
+from bgdiff.models.pairs import N_NOISE_FEATURES, noise_features
 
 __all__ = ["EnergyNetwork", "NetworkShape"]
 
@@ -49,7 +50,7 @@ class EnergyNetwork(Network):
         self.n_periodic = int(periodic.sum())
         n_features = self.n_real + 2 * shape.harmonics * self.n_periodic
         width = shape.width
-        self.embed = nn.Sequential(nn.Linear(2 * _N_FREQUENCIES + 1, _EMBEDDING), nn.SiLU())
+        self.embed = nn.Sequential(nn.Linear(N_NOISE_FEATURES, _EMBEDDING), nn.SiLU())
         self.scale = nn.ModuleList(nn.Linear(_EMBEDDING, width) for _ in range(shape.depth))
         self.shift = nn.ModuleList(nn.Linear(_EMBEDDING, width) for _ in range(shape.depth))
         self.enter = nn.Linear(n_features, width)
@@ -78,11 +79,7 @@ class EnergyNetwork(Network):
         return torch.cat(parts, -1)
 
     def _network(self, features: Tensor, sigma: Tensor) -> Tensor:
-        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
-        level = 2 * (sigma.log()[:, None] - low) / (high - low) - 1
-        frequencies = torch.arange(1, _N_FREQUENCIES + 1, device=level.device) * (0.5 * math.pi)
-        wave = level * frequencies
-        embedding = self.embed(torch.cat([level, wave.cos(), wave.sin()], -1))
+        embedding = self.embed(noise_features(sigma, self.sigma_min, self.sigma_max))
         hidden = self.enter(features)
         for inner, outer, scale, shift in zip(self.inner, self.outer, self.scale, self.shift, strict=True):
             inside = inner(nn.functional.silu(hidden)) * (1 + scale(embedding)) + shift(embedding)
@@ -108,5 +105,4 @@ class EnergyNetwork(Network):
         )
 
 
-_N_FREQUENCIES = 8
 _EMBEDDING = 64

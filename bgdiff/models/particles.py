@@ -6,31 +6,50 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
-from bgdiff.coordinates.mean_free import helmert
 from bgdiff.models.base import Network
+from bgdiff.models.pairs import N_NOISE_FEATURES, PairGeometry, noise_features
 
 __all__ = ["ParticleNetwork", "ParticleShape"]
 
 
 @dataclass(frozen=True)
 class ParticleShape:
-    """Sizes: radial functions of a distance, where the last of them sits, width of the noise network."""
+    """Sizes of the network; see :class:`ParticleNetwork` for what they count."""
 
-    radial: int = 24
-    reach: float = 6.0
+    radial: int = 32
+    reach: float = 5.5
+    scalars: int = 32
+    vectors: int = 8
+    tensors: int = 4
+    messages: int = 16
     width: int = 64
+    depth: int = 2
+    embedding: int = 64
 
 
 class ParticleNetwork(Network):
-    """Time-dependent energy of particles on mean-free latents: a Gaussian plus learned pair potentials.
+    """Time-dependent energy of particles on mean-free latents: pairs, surroundings and messages.
 
-    With scaled particles y = Hᵀ z/√(1+σ²) (H: Helmert basis) and their distances r_ij,
+    With scaled particles y = Hᵀ z/√(1+σ²) (H: Helmert basis), their distances r_ij and directions r̂_ij,
 
-        log p̃(z, σ) = log N(z; 0, 1+σ²) + a(σ) Σ_{i<j} Σ_b w_b(σ) exp(-½ ((r_ij - c_b)/h)²),
+        log p̃(z, σ) = log N(z; 0, 1+σ²) - a(σ) [Σ_{i<j} (φ_σ(r_ij) + core_σ(r_ij)) + Σ_i e_i + q(σ) |y|²].
 
-    with weights w of each pair of types, given by a network of log σ whose last layer starts at zero.
-    a(σ) = (1+σ²)^(-1/2) - (1+σ_max²)^(-1/2) vanishes at the top rung, the normalised prior.
+    φ and all other functions of a distance are sums of Gaussians whose weights a network of log σ gives: at
+    every noise level another pair potential. core = exp(α - k (r - 1)) repels where no data are. e_i is a
+    residual network of particle i's surroundings (as in the embedded-atom method, Daw & Baskes, Phys. Rev. B
+    29, 6443, 1984, and its angular extensions): ``scalars`` sums Σ_j G_c(r_ij), squared lengths of
+    ``vectors`` sums Σ_j G_c(r_ij) r̂_ij, squared norms of ``tensors`` traceless sums of r̂_ij r̂_ijᵀ, and after
+    the first block ``messages`` Σ_j G_c(r_ij) m_c(j), where m(j) is learned of the neighbour's surroundings.
+
+    a(σ) = (1+σ²)^(-1/2) - (1+σ_max²)^(-1/2) vanishes at the top rung, the normalised prior, and all but the
+    core starts at zero, close to the Gaussian. Where particles differ, so do the functions of their pairs.
+    A molecule's two mirror images have the same energy here, as they have in nature.
+
+    All large arrays are linear in the radial functions of the pairs, which depend on no parameter. The score
+    therefore needs automatic differentiation only through the particles' networks, and training only once
+    through everything: see :meth:`log_density_and_score`.
 
     Args:
         event_shape: (N, D).
@@ -41,9 +60,8 @@ class ParticleNetwork(Network):
 
     kind = "particles"
     types: Tensor
-    _differences: Tensor
     _pair_kind: Tensor
-    _centres: Tensor
+    _number: Tensor
 
     def __init__(
         self,
@@ -58,49 +76,192 @@ class ParticleNetwork(Network):
         n, dim = self.event_shape = event_shape
         self.scale, self.shape = scale, shape
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
-        first, second = torch.triu_indices(n, n, 1)
         self.register_buffer("types", types.clone())
         self.register_buffer("periodic", torch.zeros((n - 1) * dim, dtype=torch.bool), persistent=False)
-        basis = helmert(n).T
-        self.register_buffer("_differences", basis[first] - basis[second], persistent=False)
-        kinds = torch.stack([types[first], types[second]], -1).sort(-1).values
-        _, pair_kind = torch.unique(kinds, dim=0, return_inverse=True)
-        self.register_buffer("_pair_kind", pair_kind, persistent=False)
-        self.register_buffer("_centres", torch.linspace(0, shape.reach, shape.radial), persistent=False)
-        self.n_pair_kinds = int(pair_kind.max()) + 1
+        self.pairs = PairGeometry(event_shape, shape.radial, shape.reach)
+        self._sizes = (1, shape.scalars, shape.vectors, shape.tensors, shape.messages)
+        channels, width, embedding = sum(self._sizes), shape.width, shape.embedding
         self.embed = nn.Sequential(
-            nn.Linear(2 * _N_FREQUENCIES + 1, shape.width),
-            nn.SiLU(),
-            nn.Linear(shape.width, shape.width),
-            nn.SiLU(),
+            nn.Linear(N_NOISE_FEATURES, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
-        self.weigh = nn.Linear(shape.width, self.n_pair_kinds * shape.radial)
-        nn.init.zeros_(self.weigh.weight)
-        nn.init.zeros_(self.weigh.bias)
+        self.weigh = nn.Linear(embedding, shape.radial * channels)
+        self.core = nn.Linear(embedding, 2)
+        self.quadratic = nn.Linear(embedding, 1)
+        self.enter = nn.Linear(shape.scalars + shape.vectors + shape.tensors, width)
+        self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(shape.depth))
+        self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(shape.depth))
+        self.modulate = nn.ModuleList(nn.Linear(embedding, 2 * width) for _ in range(shape.depth))
+        self.send = nn.Linear(width, shape.messages)
+        self.receive = nn.Linear(shape.messages, width)
+        self.leave = nn.Linear(width, 1, bias=False)
+        self._make_kinds(types, channels)
+        self._initialise()
 
     def log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
-        dtype = self.weigh.weight.dtype
-        z, sigma = z.to(dtype), sigma.to(dtype)
-        n, dim = self.event_shape
-        spread = 1 + sigma**2
-        scaled = z * spread.rsqrt()[:, None]
-        gauss = -0.5 * scaled.square().sum(-1) - 0.5 * z.shape[1] * torch.log(2 * math.pi * spread)
-        apart = self._differences.to(dtype) @ scaled.reshape(-1, n - 1, dim)
-        distance = (apart.square().sum(-1) + _SOFT**2).sqrt()
-        spacing = self.shape.reach / (self.shape.radial - 1)
-        radial = torch.exp(-0.5 * ((distance[..., None] - self._centres) / spacing) ** 2)
-        weight = self._weights(sigma)[:, self._pair_kind]
-        amplitude = spread.rsqrt() - 1 / math.sqrt(1 + self.sigma_max**2)
-        learned: Tensor = amplitude * (radial * weight).sum((-1, -2))
-        return gauss + learned
+        parts = self._parts(z)
+        if torch.is_grad_enabled() or len(parts) == 1:
+            return self._log_density(z, sigma)
+        return torch.cat([self._log_density(z[part], _of(sigma, part)) for part in parts])
 
-    def _weights(self, sigma: Tensor) -> Tensor:
-        """w ``(B, kinds of pairs, radial functions)``."""
-        low, high = math.log(self.sigma_min), math.log(self.sigma_max)
-        level = 2 * (sigma.log()[:, None] - low) / (high - low) - 1
-        wave = level * torch.arange(1, _N_FREQUENCIES + 1, device=level.device) * (0.5 * math.pi)
-        weights: Tensor = self.weigh(self.embed(torch.cat([level, wave.cos(), wave.sin()], -1)))
-        return weights.reshape(len(sigma), self.n_pair_kinds, self.shape.radial)
+    def log_density_and_score(
+        self, z: Tensor, sigma: Tensor, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """log p̃ ``(B,)`` and its gradient ``(B, d)``, as automatic differentiation gives them, but faster.
+
+        The chain rule is written out from the particles' networks to the latents. With ``create_graph`` both
+        are differentiable in the parameters, though not in z.
+        """
+        parts = self._parts(z)
+        if create_graph or len(parts) == 1:
+            return self._value_and_score(z.detach(), sigma, create_graph)
+        done = [self._value_and_score(z[part].detach(), _of(sigma, part), False) for part in parts]
+        values, scores = zip(*done, strict=True)
+        return torch.cat(values), torch.cat(scores)
+
+    def _log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
+        z, sigma = self._cast(z, sigma)
+        spread = 1 + sigma**2
+        y = z * spread.rsqrt()[:, None]
+        level = self.embed(noise_features(sigma, self.sigma_min, self.sigma_max))
+        direction, distance = self.pairs.directions(y)
+        radial = self.pairs.radial(distance)
+        own, *channels = self._project(radial, level)
+        learned = own.sum((1, 2)) + self._core(distance, level)[0].sum(1)
+        learned = learned + self._surroundings(channels, direction, level)
+        return self._total(y, spread, level, learned)
+
+    def _value_and_score(self, z: Tensor, sigma: Tensor, create_graph: bool) -> tuple[Tensor, Tensor]:
+        z, sigma = self._cast(z, sigma)
+        spread = 1 + sigma**2
+        with torch.no_grad():
+            y = z * spread.rsqrt()[:, None]
+            direction, distance = self.pairs.directions(y)
+            radial, slope = self.pairs.radial_and_slope(distance)
+        with torch.set_grad_enabled(create_graph):
+            level = self.embed(noise_features(sigma, self.sigma_min, self.sigma_max))
+            (own, *channels), (own_slope, *slopes) = self._project(radial, level), self._project(slope, level)
+            core, core_slope = self._core(distance, level)
+            with torch.enable_grad():
+                inputs = channels if create_graph else [c.detach().requires_grad_(True) for c in channels]
+                inputs = [*inputs, direction.detach().requires_grad_(True)]
+                many = self._surroundings(inputs[:-1], inputs[-1], level)
+                grads = torch.autograd.grad(
+                    many.sum(), inputs, create_graph=create_graph, allow_unused=True, materialize_grads=True
+                )
+            along = own_slope[..., 0] + core_slope
+            for grad, channel_slope in zip(grads[:-1], slopes, strict=True):
+                along = along + (grad * channel_slope).sum(-1)
+            turn = grads[-1]  # with respect to directions, of which ∂r̂/∂x is (1 - r̂ r̂ᵀ)/r
+            across = (turn - (turn * direction).sum(-1, keepdim=True) * direction) / distance[..., None]
+            force = self.pairs.gather(along[..., None] * direction + across)
+            gradient = force + 2 * self.quadratic(level) * y
+            score = (-y - self._amplitude(spread)[:, None] * gradient) * spread.rsqrt()[:, None]
+            learned = own.sum((1, 2)) + core.sum(1) + many
+            value = self._total(y, spread, level, learned)
+        return (value, score) if create_graph else (value.detach(), score.detach())
+
+    def _project(self, radial: Tensor, level: Tensor) -> tuple[Tensor, ...]:
+        """Learned functions of the distances, ``(B, P, channels)``, by their use."""
+        parts, weight = [], self.weigh(level).reshape(len(level), self.shape.radial, -1)
+        start = 0
+        for size in self._sizes:
+            mine = weight[..., start : start + size].contiguous()
+            part = radial @ (mine[0] if len(mine) == 1 else mine)
+            if self.n_pair_kinds > 1:
+                gate = self.kind_gates(level)[:, None, start : start + size]
+                own = self.kind_weights[self._pair_kind, :, start : start + size]
+                part = part + gate * (radial.transpose(0, 1) @ own).transpose(0, 1)
+            parts.append(part)
+            start += size
+        return tuple(parts)
+
+    def _surroundings(self, channels: list[Tensor], direction: Tensor, level: Tensor) -> Tensor:
+        """Σ_i e_i ``(B,)``."""
+        scalars, vectors, tensors, messages = channels
+        member, signed = self.pairs.member, self.pairs.signed
+        n_batch, n = len(scalars), self.event_shape[0]
+        features = [0.5 * (member @ scalars)]
+        if self.shape.vectors:
+            sums = signed @ (vectors[..., None] * direction[..., None, :]).flatten(2)
+            features.append(_SECOND_ORDER * sums.reshape(n_batch, n, self.shape.vectors, -1).square().sum(-1))
+        if self.shape.tensors:
+            products, dim = _products(direction), self.event_shape[1]
+            sums = member @ (tensors[..., None] * products[..., None, :]).flatten(2)
+            sums = sums.reshape(n_batch, n, self.shape.tensors, -1)
+            trace = sums[..., :dim].sum(-1)
+            features.append(_SECOND_ORDER * (sums.square().sum(-1) - trace.square() / dim))
+        hidden = self.enter(torch.cat(features, -1))
+        if self.n_types > 1:
+            hidden = hidden + self.type_bias[self._number]
+        for block in range(self.shape.depth):
+            hidden = self._block(block, hidden, level)
+            if block == 0 and self.shape.messages:
+                sent = self.send(silu(hidden))
+                # Σ_j G_ij m_j, from Σ_j G_ij (m_i + m_j) over the pairs of i
+                heard = member @ (messages * (member.T @ sent)) - (member @ messages) * sent
+                hidden = hidden + _SECOND_ORDER * self.receive(heard)
+        energy: Tensor = self.leave(silu(hidden))
+        return energy.sum((1, 2))
+
+    def _block(self, index: int, hidden: Tensor, level: Tensor) -> Tensor:
+        scale, shift = self.modulate[index](level)[:, None].chunk(2, -1)
+        inside = self.inner[index](silu(hidden)) * (1 + scale) + shift
+        out: Tensor = hidden + self.outer[index](silu(inside))
+        return out
+
+    def _core(self, distance: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """The repulsive core ``(B, P)`` and its derivative."""
+        height, steepness = self.core(level).split(1, -1)
+        steepness = 4 + 5 * steepness
+        value = torch.exp((height - 4 - steepness * (distance - 1)).clamp(max=_HIGHEST))
+        return value, -steepness * value
+
+    def _total(self, y: Tensor, spread: Tensor, level: Tensor, learned: Tensor) -> Tensor:
+        square = y.square().sum(-1)
+        gauss = -0.5 * square - 0.5 * y.shape[1] * torch.log(2 * math.pi * spread)
+        total: Tensor = learned + self.quadratic(level)[:, 0] * square
+        return gauss - self._amplitude(spread) * total
+
+    def _amplitude(self, spread: Tensor) -> Tensor:
+        return spread.rsqrt() - 1 / math.sqrt(1 + self.sigma_max**2)
+
+    def _cast(self, z: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = self.leave.weight.dtype
+        return z.to(dtype), sigma.to(dtype)
+
+    def _parts(self, z: Tensor) -> list[slice]:
+        """Parts of a batch whose pairs fit into the processor's caches, and into memory however many."""
+        size = max(1, _PAIRS_AT_ONCE // self.pairs.n_pairs)
+        return [slice(start, start + size) for start in range(0, max(1, len(z)), size)]
+
+    def _make_kinds(self, types: Tensor, channels: int) -> None:
+        """What particles and pairs of different types need."""
+        first, second = torch.triu_indices(len(types), len(types), 1)
+        unique, number = torch.unique(types, return_inverse=True)
+        kinds = torch.stack([number[first], number[second]], -1).sort(-1).values
+        _, pair_kind = torch.unique(kinds, dim=0, return_inverse=True)
+        self.register_buffer("_pair_kind", pair_kind, persistent=False)
+        self.n_types, self.n_pair_kinds = len(unique), int(pair_kind.max()) + 1
+        if self.n_pair_kinds > 1:
+            self.kind_weights = nn.Parameter(torch.zeros(self.n_pair_kinds, self.shape.radial, channels))
+            self.kind_gates = nn.Linear(self.shape.embedding, channels)
+        if self.n_types > 1:
+            self.type_bias = nn.Parameter(0.5 * torch.randn(self.n_types, self.shape.width))
+            self.register_buffer("_number", number, persistent=False)
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Functions of distances are random; the pair potential and all outputs start at zero."""
+        shape = self.shape
+        weight = self.weigh.weight.view(shape.radial, -1, shape.embedding)
+        bias = self.weigh.bias.view(shape.radial, -1)
+        weight.mul_(0.3)
+        bias.normal_(0, 1 / math.sqrt(shape.radial))
+        weight[:, 0], bias[:, 0] = 0, 0
+        for layer in (*self.modulate, self.core, self.quadratic):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.leave.weight)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -126,5 +287,18 @@ class ParticleNetwork(Network):
         )
 
 
-_N_FREQUENCIES = 8
-_SOFT = 0.05  # rounds off the kink of a distance at 0
+def _products(direction: Tensor) -> Tensor:
+    """Components of r̂ r̂ᵀ, ``(B, P, D(D+1)/2)``: the diagonal, then √2 times the others."""
+    axes = range(direction.shape[-1])
+    diagonal = [direction[..., a].square() for a in axes]
+    others = [math.sqrt(2) * direction[..., a] * direction[..., b] for a in axes for b in axes if b < a]
+    return torch.stack([*diagonal, *others], -1)
+
+
+def _of(sigma: Tensor, part: slice) -> Tensor:
+    return sigma if len(sigma) == 1 else sigma[part]
+
+
+_SECOND_ORDER = 0.3  # squares and messages of untrained surroundings are some three times larger than sums
+_HIGHEST = 30.0  # the core's logarithm; float32 ends at 88
+_PAIRS_AT_ONCE = 40_000

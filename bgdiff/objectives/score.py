@@ -1,5 +1,7 @@
 """Score matching: regression of the model's score on an unbiased estimate of the true one."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,11 @@ def curvature(score: Tensor) -> Tensor:
 
 
 def mixed_score(
-    conditional: Tensor, data_score: Tensor | None, sigma: Tensor, width: Tensor
+    conditional: Tensor,
+    data_score: Tensor | None,
+    sigma: Tensor,
+    width: Tensor,
+    mixing: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """An unbiased estimate of ∇ log p_σ(z) and the weight that evens out its variance, both ``(B, d)``.
 
@@ -43,11 +49,15 @@ def mixed_score(
         data_score: ∇log p(z_0) ``(B, d)`` of the density the data were drawn from, or None.
         sigma: noise ``(B,)``.
         width: c ``(d,)``, from :func:`curvature`.
+        mixing: applies another λ to vectors ``(B, d)``, a matrix that depends on z and σ alone; see
+            :class:`bgdiff.objectives.mixing.PairMixing`.
     """
     variance = sigma[:, None] ** 2
     if data_score is None:
         return conditional, variance.expand_as(conditional)
     weight = variance + width
+    if mixing is not None:
+        return data_score + mixing(conditional - data_score), weight
     share = variance / weight
     return share * conditional + (1 - share) * data_score, weight
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from bgdiff.coordinates.whitening import wrap
 from bgdiff.models.base import EnergyModel, log_density_and_score
 from bgdiff.objectives.diffclf import LOSSES, choose_rungs
+from bgdiff.objectives.mixing import PairMixing
 from bgdiff.objectives.score import conditional_score, mixed_score, weighted_score_loss
 
 __all__ = ["Batch", "LossTerms", "classification_logits", "draw_batch", "ladder_loss"]
@@ -132,6 +134,7 @@ def ladder_loss(
     *,
     classification: str | None,
     target_log_density: Callable[[Tensor], Tensor] | None = None,
+    mixing: PairMixing | None = None,
     create_graph: bool = True,
 ) -> LossTerms:
     """Score matching over the noisy points and DiffCLF over all points of a batch.
@@ -140,6 +143,7 @@ def ladder_loss(
         offsets: f ``(K+1,)``, the learned normalisers; f_K is 0.
         width: c ``(d,)`` of the mixed score identity.
         classification: a key of :data:`bgdiff.objectives.diffclf.LOSSES`, or None for score matching alone.
+        mixing: instead of one number per axis in the mixed score identity.
     """
     groups, n, d = batch.z.shape
     noisy = (batch.rungs > 0).reshape(-1)
@@ -148,7 +152,8 @@ def ladder_loss(
     own, score = log_density_and_score(model, z, level, create_graph=create_graph)
     conditional = conditional_score(batch.displacement.reshape(-1, d), level, model.periodic)
     data_score = None if batch.data_score is None else batch.data_score.reshape(-1, d)
-    target, weight = mixed_score(conditional, data_score, level, width)
+    chosen = None if mixing is None else partial(mixing, z, level)
+    target, weight = mixed_score(conditional, data_score, level, width, chosen)
     if bool(noisy.all()):
         score_loss = weighted_score_loss(score, target, weight)
     else:

@@ -1,0 +1,97 @@
+"""Pairs of particles on mean-free latents, their distances, and radial functions of them."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bgdiff.coordinates.mean_free import helmert
+
+__all__ = ["N_NOISE_FEATURES", "PairGeometry", "noise_features"]
+
+_FREQUENCIES = 8
+N_NOISE_FEATURES = 2 * _FREQUENCIES + 1
+"""Numbers that stand for a noise level."""
+
+
+def noise_features(sigma: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
+    """Place t ∈ [-1, 1] of log σ between the ends, and cos, sin of π/2 m t: ``(B, 17)`` for σ ``(B,)``."""
+    low, high = math.log(sigma_min), math.log(sigma_max)
+    level = 2 * (sigma.log()[:, None] - low) / (high - low) - 1
+    wave = level * torch.arange(1, _FREQUENCIES + 1, device=level.device) * (0.5 * math.pi)
+    return torch.cat([level, wave.cos(), wave.sin()], -1)
+
+
+class PairGeometry(nn.Module):
+    """What pairs i < j of N particles in D dimensions look like; no parameters.
+
+    Distances are smoothed, r = √(|x_i - x_j|² + δ²) in units of the noisy cluster's width, so that every
+    smooth function of r has smooth derivatives where particles overlap, as they do at high noise. Radial
+    functions are Gaussians exp(-½ ((r - c_b)/h)²) on evenly spaced centres from δ to ``reach``, as far apart
+    as they are wide.
+
+    Args:
+        event_shape: (N, D).
+        radial: number of radial functions.
+        reach: centre of the last.
+    """
+
+    differences: Tensor
+    """``(P, N-1)``: from latents to x_i - x_j."""
+    signed: Tensor
+    """``(N, P)``: 1 where the particle is the pair's first, -1 its second."""
+    member: Tensor
+    """``(N, P)``: 1 where the particle belongs to the pair."""
+    centres: Tensor
+
+    def __init__(self, event_shape: tuple[int, int], radial: int, reach: float) -> None:
+        super().__init__()
+        n, self.dim = event_shape
+        self.n = n
+        first, second = torch.triu_indices(n, n, 1)
+        pair = torch.arange(len(first))
+        signed = torch.zeros(n, len(first))
+        signed[first, pair], signed[second, pair] = 1.0, -1.0
+        basis = helmert(n).T
+        for name, value in (
+            ("differences", basis[first] - basis[second]),
+            ("signed", signed),
+            ("member", signed.abs()),
+            ("centres", torch.linspace(_SMOOTH, reach, radial, dtype=torch.float64)),
+        ):
+            self.register_buffer(name, value, persistent=False)
+        self.width = (reach - _SMOOTH) / (radial - 1)
+
+    @property
+    def n_pairs(self) -> int:
+        return self.differences.shape[0]
+
+    def separations(self, v: Tensor) -> Tensor:
+        """v_i - v_j ``(B, P, D)`` of vectors given on latents, v ``(B, (N-1)·D)``."""
+        return self.differences.to(v) @ v.reshape(len(v), self.n - 1, self.dim)
+
+    def gather(self, v: Tensor) -> Tensor:
+        """The transpose of :meth:`separations`: ``(B, P, D)`` → ``(B, (N-1)·D)``."""
+        return (self.differences.T.to(v) @ v).flatten(1)
+
+    def directions(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_i - x_j)/r ``(B, P, D)`` and r ``(B, P)`` for scaled latents y; the first is ∂r/∂(x_i - x_j)."""
+        apart = self.separations(y)
+        distance = (apart.square().sum(-1) + _SMOOTH**2).sqrt()
+        return apart / distance[..., None], distance
+
+    def radial(self, distance: Tensor) -> Tensor:
+        """The radial functions ``(B, P, radial)``."""
+        return torch.exp(-0.5 * self._standard(distance).square())
+
+    def radial_and_slope(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """The radial functions and their derivatives, both ``(B, P, radial)``."""
+        standard = self._standard(distance)
+        value = torch.exp(-0.5 * standard.square())
+        return value, value * standard * (-1 / self.width)
+
+    def _standard(self, distance: Tensor) -> Tensor:
+        return (distance[..., None] - self.centres.to(distance)) / self.width
+
+
+_SMOOTH = 0.2  # δ: no longer than the structure of a cluster that is blurred to width 1
