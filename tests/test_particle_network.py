@@ -156,8 +156,8 @@ def test_overlapping_particles_are_repelled_at_low_noise_and_pass_at_high_noise(
     z, _ = COORDINATES.to_z(x)
 
     def excess(sigma: float) -> float:
-        prior = Prior(sigma, COORDINATES.periodic)
-        return float((network.log_density(z, level(sigma)) - prior.log_prob(z)).detach())
+        prior, typical = Prior(sigma, COORDINATES.periodic), math.hypot(1, sigma) * z
+        return float((network.log_density(typical, level(sigma)) - prior.log_prob(typical)).detach())
 
     assert excess(SIGMA_MIN) < -20
     assert excess(SIGMA_MIN) < excess(2.0) < excess(10.0) < 0
