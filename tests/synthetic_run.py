@@ -11,7 +11,13 @@ from bgdiff.analysis.chains import ChainRecord
 from bgdiff.analysis.cluster_record import ClusterRecord, distance_bins, distances_of_data
 from bgdiff.analysis.exact import exact_profiles
 from bgdiff.analysis.profiles import ExactProfile
-from bgdiff.analysis.results import Results, write_results
+from bgdiff.analysis.results import (
+    ReferenceComparison,
+    ReferenceDistance,
+    Results,
+    VirialCheck,
+    write_results,
+)
 from bgdiff.analysis.summarise import summarise
 from bgdiff.io import write_json
 from bgdiff.systems import load_system
@@ -144,6 +150,30 @@ def _clusters(generator: np.random.Generator, n: int, spread: float) -> np.ndarr
     return points - points.mean(1, keepdims=True)
 
 
+VIRIAL = [
+    VirialCheck(
+        of="samples", value=36.2, std_error=0.4, expected=36, z_score=0.5, n=3000, n_all=3000, method="m"
+    ),
+    VirialCheck(
+        of="data", value=35.9, std_error=0.2, expected=36, z_score=-0.5, n=900, n_all=3000, method="m"
+    ),
+]
+
+
+def comparison(value: float, n_effective: float = 2700.0) -> ReferenceComparison:
+    """Energies at a W2 of ``value`` kT, whose floor is 0.29; pair distances at their floor."""
+    common: dict[str, Any] = {"n": 3000, "n_effective": n_effective, "repeats": 5}
+    energies = ReferenceDistance(
+        name="energy_w2", unit="kT", value=value, value_std=0.05, unweighted=1.7, floor=0.29, floor_std=0.04,
+        **common,
+    )  # fmt: skip
+    distances = ReferenceDistance(
+        name="distance_w2", unit="reduced", value=0.0041, value_std=0.0004, unweighted=0.008, floor=0.0040,
+        floor_std=0.0005, **common,
+    )  # fmt: skip
+    return ReferenceComparison(n_samples=3000, n_reference=6000, n_chains=20, metrics=[energies, distances])
+
+
 def cluster(directory: Path, n: int = 3000, seed: int = 0, *, weighted: bool = True) -> Results:
     """A run on LJ13 whose data are icosahedra a little sharper than its samples, with even weights."""
     generator = np.random.default_rng(seed)
@@ -166,6 +196,7 @@ def cluster(directory: Path, n: int = 3000, seed: int = 0, *, weighted: bool = T
     else:
         changes = {"method": "imh", "chains": ChainRecord(20, 0.6, None, None), "energy": energy}
     results = summarise(system, log_weight, observables, data, **changes, **FACTS)
+    results = results.model_copy(update={"virial": VIRIAL, "comparison": comparison(value=0.31)})
     data_energy = 3 * generator.standard_gamma(12.0, size=n) - 75.0
     _write(directory, results, log_weight, energy, observables, data, data_energy)
     arrays = record.arrays(distances_of_data(y, chain, record.edges), weighted=weighted)

@@ -128,7 +128,10 @@ def cluster_distances(run: RunFiles) -> Iterator[RunFigure]:
 
 
 def _axis(info: ObservableInfo) -> str:
-    return symbol(info.name) + (f" / {info.unit}" if info.unit == "nm" else "")
+    """The observable's name, and what it is if the name need not say it."""
+    kind = info.kind.replace("_", " ")
+    name = symbol(info.name) + (f" ({kind})" if info.kind in ("radius_of_gyration", "pair_distance") else "")
+    return name + (f" / {info.unit}" if info.unit == "nm" else "")
 
 
 def _regions(results: Results, names: list[str]) -> list[Region]:

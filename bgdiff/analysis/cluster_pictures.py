@@ -1,6 +1,7 @@
 """Pictures of structures side by side: in space as balls and sticks, in the plane as discs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from bgdiff.analysis.cluster_render import Scene, render
 from bgdiff.analysis.style import COLOURS, DPI, WIDTH, styled
 from bgdiff.errors import ConfigError
 
-__all__ = ["BOND", "Picture", "structures"]
+__all__ = ["BOND", "Canvas", "Picture", "strip", "structures"]
 
 Array = NDArray[np.float64]
 
@@ -78,36 +79,69 @@ def structures(
     most, least = (int(pick([pick(found) for found in number])) for pick in (max, min))
     colours = _colours(least, most)
     radius = _BALL * contact
-    reach = np.abs(x[:, :, :2]).max((0, 1)) + 1.2 * radius
+    figure, axes, canvases = strip(pictures, x, 1.2 * radius, columns)
+    for canvas, points, pairs, found in zip(canvases, x, neighbours, number, strict=True):
+        shades = colours(found - least)[:, :3]
+        if x.shape[2] == 3:
+            canvas.draw(Scene(points, np.full(len(points), radius), shades, pairs, _STICK * contact))
+        else:
+            _in_the_plane(canvas.axes, points, pairs, shades, radius)
+    _legend(figure, axes, colours, least, most, f"{bond:.3g}{' ' + unit if unit else ''}")
+    return figure
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Where one structure of a strip is drawn."""
+
+    axes: Axes
+    half_width: float
+    pixels: int
+
+    def draw(self, scene: Scene) -> None:
+        """Draw a scene on it."""
+        box, limits = self.half_width, (self.axes.get_xlim(), self.axes.get_ylim())
+        image = render(scene, box, self.pixels)
+        self.axes.imshow(image, extent=(-box, box, -box, box), interpolation="antialiased")
+        self.axes.set(xlim=limits[0], ylim=limits[1])
+
+
+def strip(
+    pictures: Sequence[Picture], x: Array, margin: float, columns: int, *, legend: bool = True
+) -> tuple[Figure, NDArray[np.object_], list[Canvas]]:
+    """A figure with room for structures ``x`` ``(n, N, D)`` side by side on one scale, with their texts.
+
+    Args:
+        margin: around the particles, in their unit.
+        legend: leave room for one below.
+
+    Returns:
+        The figure, all its axes, and a canvas for each structure.
+    """
+    low, high = x[:, :, :2].min((0, 1)) - margin, x[:, :, :2].max((0, 1)) + margin
     columns = min(columns, len(x))
     rows = -(-len(x) // columns)
     panel = WIDTH / max(columns, 3)
-    height = panel * reach[1] / reach[0]
+    height = panel * (high[1] - low[1]) / (high[0] - low[0])
     figure = Figure(
-        figsize=(panel * columns, rows * (height + 0.36) + 0.5),
+        figsize=(panel * columns, rows * (height + 0.36) + (0.5 if legend else 0.1)),
         layout=ConstrainedLayoutEngine(w_pad=0.0, h_pad=0.01, wspace=0.0, hspace=0.02),
     )
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.ravel():
         ax.set_axis_off()
-        ax.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]), aspect="equal")
-    for ax, picture, points, pairs, found in zip(axes.ravel(), pictures, x, neighbours, number, strict=False):
-        shades = colours(found - least)[:, :3]
-        if x.shape[2] == 3:
-            scene = Scene(points, np.full(len(points), radius), shades, pairs, _STICK * contact)
-            half = float(reach.max())
-            image = render(scene, half, round(panel * DPI * half / reach[0]))
-            ax.imshow(image, extent=(-half, half, -half, half), interpolation="antialiased")
-            ax.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
-        else:
-            _in_the_plane(ax, points, pairs, shades, radius)
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    half = float(np.maximum(-low, high).max())
+    pixels = round(2 * half * panel * DPI / float(high[0] - low[0]))
+    canvases = []
+    for ax, picture in zip(axes.ravel(), pictures, strict=False):
         ax.set_title(picture.title, fontsize=7.5, fontweight="bold", pad=2)
         ax.annotate(
             picture.caption, (0.5, 0), xycoords="axes fraction", ha="center", va="top", fontsize=7.0,
             color=COLOURS["muted"],
         )  # fmt: skip
-    _legend(figure, axes, colours, least, most, f"{bond:.3g}{' ' + unit if unit else ''}")
-    return figure
+        canvases.append(Canvas(ax, half, pixels))
+    return figure, axes, canvases
 
 
 def _neighbours(points: Array, bond: float) -> NDArray[np.intp]:

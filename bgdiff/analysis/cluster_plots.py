@@ -38,7 +38,7 @@ def pair_distances(
         for name, one in distributions.items()
     }
     compared = _REFERENCE in shown and len(shown) > 1
-    figure = Figure(figsize=(0.82 * WIDTH, 3.7 if compared else 2.7), layout="constrained")
+    figure = Figure(figsize=(0.72 * WIDTH, 3.5 if compared else 2.7), layout="constrained")
     axes = figure.subplots(
         1 + compared, 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [3, 1.25][: 1 + compared]}
     )[:, 0]

@@ -106,7 +106,7 @@ def pair_densities(x: Array, edges: Array) -> Array:
     return np.asarray(counts / (first.size * width))
 
 
-def distance_bins(x: Array, bins: int = 120) -> Array:
+def distance_bins(x: Array, bins: int = 90) -> Array:
     """Edges ``(bins + 1,)`` over all but the rarest pair distances of a data set ``(n, N, D)``."""
     first, second = np.triu_indices(x.shape[1], 1)
     rows = np.linspace(0, len(x) - 1, min(len(x), max(1, _AT_ONCE // first.size))).astype(np.intp)

@@ -13,6 +13,7 @@ from bgdiff.analysis.style import COLOURS, LABELS, WIDTH, styled
 from bgdiff.free_energy.profile import free_energy_profile as estimated_profile
 
 _HIGHEST = 12.0  # kT shown above the lowest value; nothing is sampled beyond
+_MOST_BARS = 40
 
 __all__ = [
     "ExactProfile",
@@ -146,6 +147,8 @@ def count_profile(
 ) -> Figure:
     """Draw -ln p of a number that counts, in kT, as bars side by side; ± one standard error on the last.
 
+    More than 40 numbers are drawn as steps with a band instead.
+
     Args:
         samples: by name, usually ``data``, ``proposal`` and ``reweighted``.
         label: the observable's name on the axis.
@@ -160,6 +163,9 @@ def count_profile(
     ax = figure.subplots()
     width = 0.8 / len(curves)
     for position, (name, curve) in enumerate(curves.items()):
+        if number.size > _MOST_BARS:
+            _draw(ax, curve._replace(free_energy=curve.free_energy - zero), name, band=name == main)
+            continue
         height = curve.free_energy - zero
         place = number + (position - (len(curves) - 1) / 2) * width
         seen = np.isfinite(height)

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bgdiff.analysis.check_section import check_section
 from bgdiff.analysis.figures import RunFigure, draw_figures
 from bgdiff.analysis.free_energy_report import free_energy_figures, free_energy_section, read_if_there
 from bgdiff.analysis.profiles import ExactProfile
@@ -93,6 +94,7 @@ def build_report(
         basins=[_basin_row(results, basin) for basin in results.basins],
         figures=figures,
         free_energies=free_energies,
+        checks=check_section(results),
         missing=_missing(bool(run.history), bool(run.data)),
         diagnostics=list(_diagnostics(results)),
         provenance=list(_provenance(results)),
@@ -205,7 +207,7 @@ def _basin_row(results: Results, basin: BasinPopulation) -> dict[str, str]:
     error = basin.reweighted_std_error
     reweighted = (
         percent(basin.reweighted)
-        if basin.reweighted is None or error is None
+        if basin.reweighted is None or error is None or error < 1e-9  # all samples in it, or none
         else f"({with_error(100 * basin.reweighted, 100 * error)}) %"
     )
     return {

@@ -19,6 +19,7 @@ MOLAR_GAS_CONSTANT = 8.31446261815324e-3
 """kJ/(mol K), exact in the SI since 2019."""
 
 _SYMBOLS = {"phi": "φ", "psi": "ψ", "omega": "ω", "theta": "θ", "chi": "χ", "chi1": "χ₁", "chi2": "χ₂"}
+_SYMBOLS |= {"q4": "Q₄", "q6": "Q₆", "Q4": "Q₄", "Q6": "Q₆"}
 _THIN = "\u202f"  # narrow no-break space
 
 
@@ -67,8 +68,8 @@ def percent(value: float | None) -> str:
 
 
 def symbol(observable: str) -> str:
-    """An observable's name as it is written on an axis: φ for phi."""
-    return _SYMBOLS.get(observable, observable)
+    """An observable's name as it is written on an axis: φ for phi, ``long pairs`` for long_pairs."""
+    return _SYMBOLS.get(observable, observable.replace("_", " "))
 
 
 def two_decimals(value: float | None, sign: bool = False) -> str:

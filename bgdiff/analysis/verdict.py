@@ -4,10 +4,24 @@ import math
 from enum import IntEnum
 from typing import NamedTuple
 
-from bgdiff.analysis.results import BasinPopulation, FreeEnergyDifference, LogZ, Results
+from bgdiff.analysis.results import (
+    BasinPopulation,
+    FreeEnergyDifference,
+    LogZ,
+    ReferenceDistance,
+    Results,
+)
 from bgdiff.analysis.text import count, fraction, percent, two_decimals, with_error
 
-__all__ = ["Finding", "Level", "findings", "pareto_k_limit", "verdict"]
+__all__ = [
+    "METRIC_NAMES",
+    "Finding",
+    "Level",
+    "distance_limit",
+    "findings",
+    "pareto_k_limit",
+    "verdict",
+]
 
 # An effective sample of 1000 gives relative errors of 3 %; below 100 the error bars themselves are noise.
 _ENOUGH, _TOO_FEW = 1000, 100
@@ -21,6 +35,17 @@ _AGREES, _DISAGREES = 2.0, 3.0
 _RHAT_LARGE, _RHAT_EXTREME = 1.01, 1.1
 _FEW_TRIPS = 100
 _RARE = 0.05
+_VIRIAL_OFF = 3.0
+# A distance to the reference has a floor, which is noisy: above this many of it the samples differ.
+_FLOORS = 1.5
+METRIC_NAMES = {
+    "energy_w2": "energies (W2)",
+    "distance_w2": "pair distances (W2)",
+    "distance_tvd": "pair distances (TVD)",
+    "configuration_w2": "configurations (W2)",
+    "configuration_w2_one_pass": "configurations (W2 as published)",
+}
+"""Of the distances between samples and reference."""
 
 
 class Level(IntEnum):
@@ -51,7 +76,7 @@ def verdict(results: Results) -> tuple[Level, list[str]]:
 def findings(results: Results) -> list[Finding]:
     """Judge the weights, then every estimate that has something to be compared with."""
     found = [_sample_size(results), *_chains(results), *_largest_weight(results), *_tail(results)]
-    found += [*_forward(results), *_nonfinite(results)]
+    found += [*_forward(results), *_nonfinite(results), *_virial(results), *_distances(results)]
     for basin in results.basins:
         found += _unseen(basin, results.n_data)
     for difference in results.free_energy_differences:
@@ -214,6 +239,56 @@ def _nonfinite(results: Results) -> list[Finding]:
             "non-finite energy; they count with weight zero.",
         )
     ]
+
+
+def _virial(results: Results) -> list[Finding]:
+    """The virial identity of samples and data; a failure of the data's is named, a success is not."""
+    found = []
+    for check in results.virial:
+        whose = "of the samples" if check.of == "samples" else "of the data set"
+        size = f"The virial ⟨x·∇u⟩ {whose} is {with_error(check.value, check.std_error)}"
+        off = check.z_score is not None and abs(check.z_score) > _VIRIAL_OFF
+        if off:
+            assert check.z_score is not None
+            why = (
+                "the weights' errors are too small, or something in the sampling is wrong"
+                if check.of == "samples"
+                else "the data are from another temperature, force field or bias, or remember for long"
+            )
+            away = f"{abs(check.z_score):.1f} standard errors from the {check.expected} it must be"
+            found.append(Finding(Level.CAUTION, f"{size}, {away}: {why}."))
+        elif check.of == "samples":
+            found.append(Finding(Level.RELIABLE, f"{size} and must be {check.expected}: they agree."))
+    return found
+
+
+def _distances(results: Results) -> list[Finding]:
+    """Distances to equilibrium data that are above what their floor explains."""
+    if results.comparison is None:
+        return []
+    metrics = results.comparison.metrics
+    far = [metric for metric in metrics if metric.value > distance_limit(metric)]
+    if not far:
+        text = "The distances to held-out equilibrium data are about those of such data to each other."
+        return [Finding(Level.RELIABLE, text)]
+    named = ", ".join(
+        f"{METRIC_NAMES[metric.name]} {metric.value:.2g} where {metric.floor:.2g} is the floor"
+        for metric in far
+    )
+    return [
+        Finding(Level.CAUTION, f"The samples are farther from held-out equilibrium data than noise: {named}.")
+    ]
+
+
+def distance_limit(metric: ReferenceDistance) -> float:
+    """Above which a distance to the reference is more than noise.
+
+    The floor is that of n against n. Of weighted samples ``n_effective`` count, which raises it: distances of
+    empirical distributions fall as √(1/n + 1/n_effective) or more slowly.
+    """
+    worth = max(min(metric.n_effective, float(metric.n)), 1.0)
+    floor = metric.floor * math.sqrt((1 + metric.n / worth) / 2)
+    return max(_FLOORS * floor, floor + 3 * math.hypot(metric.value_std, metric.floor_std))
 
 
 def _unseen(basin: BasinPopulation, n_data: int) -> list[Finding]:
