@@ -37,7 +37,7 @@ __all__ = ["SampleCheck", "check_samples", "read_conformations"]
 
 _LOG = logging.getLogger(__name__)
 
-_MOST = 10_000  # samples, and frames of the data, whose forces are computed
+_MOST = 20_000  # samples, and frames of the data, whose forces are computed
 _FEWEST_ROUNDS = 4  # of chains
 _CHUNK = 4096  # conformations read at a time
 
@@ -62,7 +62,7 @@ class SampleCheck:
 def check_samples(run: "Run", progress: Progress = silent) -> SampleCheck:
     """Check the corrected samples that the run holds, and its data set.
 
-    Both checks use up to 10 000 samples, chosen by the run's seed. A force for each of them, and for as many
+    Both checks use up to 20 000 samples, chosen by the run's seed. A force for each of them, and for as many
     frames of the data, is all that is computed of the target.
 
     Raises:

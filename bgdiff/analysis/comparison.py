@@ -20,8 +20,9 @@ reference, of n frames each, are drawn: the value is d(samples, A), the floor d(
 from several independent chains, A and B are from different ones, so that the floor holds the error of the
 reference itself.
 
-Weights enter the transport of energies and distances exactly. Conformations are resampled by their weights
-(systematic resampling) before they are compared.
+Weights enter the transport of energies and distances exactly, and so many weighted samples are drawn as are
+worth n by Kish's (Σw)²/Σw², if there are that many. Conformations are resampled by their weights (systematic
+resampling) before they are compared.
 
 References: Klein, Krämer & Noé, Equivariant flow matching, arXiv:2306.15030; Akhound-Sadegh et al., iDEM,
 arXiv:2402.06121; OuYang et al., BNEM, arXiv:2409.09787; Liu et al., ASBS, arXiv:2506.22565.
@@ -29,7 +30,7 @@ arXiv:2402.06121; OuYang et al., BNEM, arXiv:2409.09787; Liu et al., ASBS, arXiv
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -61,6 +62,7 @@ MetricName = Literal[
 _SAMPLES = 10_000
 _DISTANCES = 600_000  # of all pairs of all conformations of a set
 _CONFIGURATIONS, _CONFIGURATIONS_13 = 150, 100  # aligned exactly; by a search, of 13 particles
+_WEIGHTED = 8  # times as many, if samples are weighted
 _REPEATS, _REPEATS_ALIGNED = 5, 3
 _FEWEST = 10  # samples to compare
 
@@ -77,9 +79,9 @@ class Metric:
         unweighted: of the same samples without weights; None if they have none.
         floor: reference against reference, mean over the repeats.
         floor_std: standard deviation over the repeats.
-        n: samples, and frames of the reference, on each side.
-        n_effective: what the weighted samples among them are worth: Kish's (Σw)²/Σw², or for resampled
-            conformations the different ones.
+        n: frames of the reference, and samples without weights or resampled.
+        n_effective: what the weighted samples are worth: Kish's (Σw)²/Σw², or for resampled conformations the
+            number of different ones.
         repeats: how many.
     """
 
@@ -177,7 +179,8 @@ class _Job:
     name: MetricName
     unit: str
     distance: Distance
-    most: int  # samples on each side
+    most: int  # on each side
+    most_weighted: int | None = None  # samples, if they are weighted; None for no limit
     repeats: int = _REPEATS
     resample: bool = False  # by weight, because the distance takes no weights
 
@@ -197,16 +200,17 @@ def _jobs(system: "System", n: int, n_configurations: int | None) -> list[_Job]:
     def one_pass(a: Array, b: Array, weights: Array | None) -> float:
         return transport_distance(one_pass_distances(a, b, types) ** 2, weights)
 
-    frames = min(n, max(_FEWEST, 2 * _DISTANCES // (particles * (particles - 1))))
+    frames = max(_FEWEST, 2 * _DISTANCES // (particles * (particles - 1)))
     jobs += [
-        _Job("distance_w2", unit, _of_pairs(wasserstein_1d), frames),
-        _Job("distance_tvd", "", _of_pairs(histogram_tvd), frames),
+        _Job("distance_w2", unit, _of_pairs(wasserstein_1d), min(n, frames), _WEIGHTED * frames),
+        _Job("distance_tvd", "", _of_pairs(histogram_tvd), min(n, frames), _WEIGHTED * frames),
     ]
     several = round(_CONFIGURATIONS_13 * (13 / particles) ** 0.75)
     most = n_configurations or (_CONFIGURATIONS if is_exact(types) else min(several, _CONFIGURATIONS))
-    jobs.append(_Job("configuration_w2", unit, least, most, _REPEATS_ALIGNED, resample=True))
+    jobs.append(_Job("configuration_w2", unit, least, most, repeats=_REPEATS_ALIGNED, resample=True))
     if len(np.unique(types)) < particles:
-        jobs.append(_Job("configuration_w2_one_pass", unit, one_pass, most, _REPEATS_ALIGNED, resample=True))
+        again = replace(jobs[-1], name="configuration_w2_one_pass", distance=one_pass)
+        jobs.append(again)
     return jobs
 
 
@@ -239,6 +243,7 @@ def _measure(job: _Job, samples: Array, reference: Array, draws: "_Draws") -> Me
             values.append(job.distance(samples[rows], frames, None))
             effective.append(float(len(np.unique(rows))))
         else:
+            rows = draws.samples(repeat, draws.worth(size, job.most_weighted))
             values.append(job.distance(samples[rows], frames, weight[rows]))
             effective.append(float(weight[rows].sum() ** 2 / np.square(weight[rows]).sum()))
     return Metric(
@@ -281,6 +286,12 @@ class _Draws:
     def samples(self, repeat: int, size: int) -> Rows:
         """Rows drawn without replacement."""
         return np.asarray(self._random("samples", repeat).permutation(self._n)[:size])
+
+    def worth(self, size: int, most: int | None) -> int:
+        """How many weighted samples are worth ``size``; no more than there are, or than ``most``."""
+        assert self.weight is not None
+        each = float(self.weight.sum() ** 2 / np.square(self.weight).sum()) / self._n
+        return min(self._n, math.ceil(size / each), most or self._n)
 
     def resampled(self, repeat: int, size: int) -> Rows:
         """Rows in proportion to their weights; a row that weighs much comes several times."""

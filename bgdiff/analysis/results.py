@@ -228,7 +228,7 @@ class ReferenceDistance(_Model):
     floor_std: float
     """Standard deviation over the repeats."""
     n: Count
-    """Samples on each side."""
+    """Frames of the reference, and samples that have no weights or are resampled."""
     n_effective: float
     """What the weighted samples among them are worth."""
     repeats: Count
