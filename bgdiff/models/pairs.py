@@ -1,9 +1,11 @@
 """Pairs of particles on mean-free latents, their distances, and radial functions of them."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from bgdiff.coordinates.mean_free import helmert
 
@@ -36,13 +38,13 @@ class PairGeometry(nn.Module):
         reach: centre of the last.
     """
 
-    differences: Tensor
-    """``(P, N-1)``: from latents to x_i - x_j."""
-    signed: Tensor
-    """``(N, P)``: 1 where the particle is the pair's first, -1 its second."""
-    member: Tensor
-    """``(N, P)``: 1 where the particle belongs to the pair."""
+    basis: Tensor
+    """Helmert's, ``(N-1, N)``."""
     centres: Tensor
+    _first: Tensor
+    _second: Tensor
+    _sum: Tensor
+    _difference: Tensor
 
     def __init__(self, event_shape: tuple[int, int], radial: int, reach: float) -> None:
         super().__init__()
@@ -50,29 +52,43 @@ class PairGeometry(nn.Module):
         self.n = n
         first, second = torch.triu_indices(n, n, 1)
         pair = torch.arange(len(first))
-        signed = torch.zeros(n, len(first))
-        signed[first, pair], signed[second, pair] = 1.0, -1.0
-        basis = helmert(n).T
+        difference = torch.zeros(n, len(first))
+        difference[first, pair], difference[second, pair] = 1.0, -1.0
         for name, value in (
-            ("differences", basis[first] - basis[second]),
-            ("signed", signed),
-            ("member", signed.abs()),
+            ("basis", helmert(n)),
             ("centres", torch.linspace(_SMOOTH, reach, radial, dtype=torch.float64)),
+            ("_first", first),
+            ("_second", second),
+            ("_sum", difference.abs()),
+            ("_difference", difference),
         ):
             self.register_buffer(name, value, persistent=False)
         self.width = (reach - _SMOOTH) / (radial - 1)
 
     @property
     def n_pairs(self) -> int:
-        return self.differences.shape[0]
+        return len(self._first)
+
+    def both(self, v: Tensor) -> Tensor:
+        """v_i + v_j ``(B, P, C)`` of numbers v ``(B, N, C)`` that particles have."""
+        return self._incidence(v, self._sum, 1)
+
+    def collect(self, v: Tensor) -> Tensor:
+        """Σ_j v_ij ``(B, N, C)`` over the pairs of every particle, v ``(B, P, C)``."""
+        return self._collected(v, self._sum, 1)
+
+    def collect_signed(self, v: Tensor) -> Tensor:
+        """The same for v_ij = -v_ji."""
+        return self._collected(v, self._difference, -1)
 
     def separations(self, v: Tensor) -> Tensor:
         """v_i - v_j ``(B, P, D)`` of vectors given on latents, v ``(B, (N-1)·D)``."""
-        return self.differences.to(v) @ v.reshape(len(v), self.n - 1, self.dim)
+        particles = self.basis.T.to(v) @ v.reshape(len(v), self.n - 1, self.dim)
+        return self._incidence(particles, self._difference, -1)
 
     def gather(self, v: Tensor) -> Tensor:
         """The transpose of :meth:`separations`: ``(B, P, D)`` → ``(B, (N-1)·D)``."""
-        return (self.differences.T.to(v) @ v).flatten(1)
+        return (self.basis.to(v) @ self.collect_signed(v)).flatten(1)
 
     def directions(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """(x_i - x_j)/r ``(B, P, D)`` and r ``(B, P)`` for scaled latents y; the first is ∂r/∂(x_i - x_j)."""
@@ -92,6 +108,43 @@ class PairGeometry(nn.Module):
 
     def _standard(self, distance: Tensor) -> Tensor:
         return (distance[..., None] - self.centres.to(distance)) / self.width
+
+    def _incidence(self, v: Tensor, matrix: Tensor, sign: int) -> Tensor:
+        out: Tensor = _Spread.apply(v, self._first, self._second, matrix, sign)
+        return out
+
+    def _collected(self, v: Tensor, matrix: Tensor, sign: int) -> Tensor:
+        out: Tensor = _Collect.apply(v, self._first, self._second, matrix, sign)
+        return out
+
+
+class _Spread(Function):
+    """From particles to pairs, by two lookups: the product with a transposed incidence matrix, nearly empty,
+    would take longer. Its transpose is :class:`_Collect`."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, first: Tensor, second: Tensor, matrix: Tensor, sign: int) -> Tensor:
+        ctx.save_for_backward(first, second, matrix)
+        ctx.sign = sign
+        return torch.add(v.index_select(1, first), v.index_select(1, second), alpha=sign)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return _Collect.apply(grads[0], *ctx.saved_tensors, ctx.sign), None, None, None, None
+
+
+class _Collect(Function):
+    """From pairs to particles, by the product with the incidence matrix ``(N, P)``."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, first: Tensor, second: Tensor, matrix: Tensor, sign: int) -> Tensor:
+        ctx.save_for_backward(first, second, matrix)
+        ctx.sign = sign
+        return matrix.to(v) @ v
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return _Spread.apply(grads[0], *ctx.saved_tensors, ctx.sign), None, None, None, None
 
 
 _SMOOTH = 0.2  # δ: no longer than the structure of a cluster that is blurred to width 1

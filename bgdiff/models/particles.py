@@ -162,31 +162,25 @@ class ParticleNetwork(Network):
 
     def _project(self, radial: Tensor, level: Tensor) -> tuple[Tensor, ...]:
         """Learned functions of the distances, ``(B, P, channels)``, by their use."""
-        parts, weight = [], self.weigh(level).reshape(len(level), self.shape.radial, -1)
-        start = 0
-        for size in self._sizes:
-            mine = weight[..., start : start + size].contiguous()
-            part = radial @ (mine[0] if len(mine) == 1 else mine)
-            if self.n_pair_kinds > 1:
-                gate = self.kind_gates(level)[:, None, start : start + size]
-                own = self.kind_weights[self._pair_kind, :, start : start + size]
-                part = part + gate * (radial.transpose(0, 1) @ own).transpose(0, 1)
-            parts.append(part)
-            start += size
-        return tuple(parts)
+        weight = self.weigh(level).reshape(len(level), self.shape.radial, -1)
+        functions = radial @ (weight[0] if len(weight) == 1 else weight)
+        if self.n_pair_kinds > 1:
+            own = (radial.transpose(0, 1) @ self.kind_weights[self._pair_kind]).transpose(0, 1)
+            functions = functions + self.kind_gates(level)[:, None] * own
+        return functions.split(self._sizes, -1)
 
     def _surroundings(self, channels: list[Tensor], direction: Tensor, level: Tensor) -> Tensor:
         """Σ_i e_i ``(B,)``."""
         scalars, vectors, tensors, messages = channels
-        member, signed = self.pairs.member, self.pairs.signed
         n_batch, n = len(scalars), self.event_shape[0]
-        features = [0.5 * (member @ scalars)]
+        pairs = self.pairs
+        features = [0.5 * pairs.collect(scalars)]
         if self.shape.vectors:
-            sums = signed @ (vectors[..., None] * direction[..., None, :]).flatten(2)
+            sums = pairs.collect_signed((vectors[..., None] * direction[..., None, :]).flatten(2))
             features.append(_SECOND_ORDER * sums.reshape(n_batch, n, self.shape.vectors, -1).square().sum(-1))
         if self.shape.tensors:
             products, dim = _products(direction), self.event_shape[1]
-            sums = member @ (tensors[..., None] * products[..., None, :]).flatten(2)
+            sums = pairs.collect((tensors[..., None] * products[..., None, :]).flatten(2))
             sums = sums.reshape(n_batch, n, self.shape.tensors, -1)
             trace = sums[..., :dim].sum(-1)
             features.append(_SECOND_ORDER * (sums.square().sum(-1) - trace.square() / dim))
@@ -198,7 +192,7 @@ class ParticleNetwork(Network):
             if block == 0 and self.shape.messages:
                 sent = self.send(silu(hidden))
                 # Σ_j G_ij m_j, from Σ_j G_ij (m_i + m_j) over the pairs of i
-                heard = member @ (messages * (member.T @ sent)) - (member @ messages) * sent
+                heard = pairs.collect(messages * pairs.both(sent)) - pairs.collect(messages) * sent
                 hidden = hidden + _SECOND_ORDER * self.receive(heard)
         energy: Tensor = self.leave(silu(hidden))
         return energy.sum((1, 2))
