@@ -197,7 +197,7 @@ class TestDocuments:
         monkeypatch.chdir(tmp_path)
         (code,) = code_blocks(guide, "python")
         exec(code, {})
-        (definition,) = code_blocks(guide, "yaml")
+        definition = code_blocks(guide, "yaml")[0]
         (tmp_path / "system.yaml").write_text(definition, encoding="utf-8")
         system = bgdiff.load_system(tmp_path)
         energy, force = system.target.energy_and_force(torch.from_numpy(system.structure)[None])
@@ -205,11 +205,26 @@ class TestDocuments:
         assert torch.isfinite(force).all()
         assert set(system.observables(system.structure[None])) == {"phi", "psi"}
 
+    def test_own_cluster(self, tmp_path: Path) -> None:
+        _, definition = code_blocks(ROOT / "docs" / "your-own-system.md", "yaml")
+        (tmp_path / "system.yaml").write_text(definition, encoding="utf-8")
+        system = bgdiff.load_system(tmp_path)
+        generator = torch.Generator().manual_seed(1)
+        size = torch.linspace(0.2, 2.0, 200, dtype=torch.float64)[:, None, None]
+        x = size * torch.randn(200, *system.target.event_shape, generator=generator, dtype=torch.float64)
+        observables = system.observables(x)
+        basins = [system.basin(name, observables) for name in system.spec.basins]
+        assert torch.isfinite(system.target.energy(x)).all()
+        assert all(basin.any() for basin in basins)
+
     def test_guide_names_every_field(self) -> None:
         guide = (ROOT / "docs" / "your-own-system.md").read_text(encoding="utf-8")
         models = (
             "OpenMMSpec",
             "ManyWellSpec",
+            "LennardJonesSpec",
+            "LennardJonesParameters",
+            "MultiDoubleWellSpec",
             "MDSpec",
             "ChainsSpec",
             "ToyLaddersSpec",
