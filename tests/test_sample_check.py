@@ -137,6 +137,6 @@ def test_the_summary_shows_both(tmp_path: Path, well: System) -> None:
     assert "virial ⟨x·∇u⟩" in text
     assert "must be 2, " in text
     assert "of the data set" in text
-    assert "energy W2 / kT" in text
+    assert "energies (W2) / kT" in text
     assert "floor " in text
     assert "unweighted " in text

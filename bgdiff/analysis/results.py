@@ -6,10 +6,20 @@ and ``warnings`` says why.
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from bgdiff.analysis.check_results import (
+    Count,
+    Fraction,
+    Normalisers,
+    Number,
+    ReferenceComparison,
+    ReferenceDistance,
+    ResultModel,
+    VirialCheck,
+)
 from bgdiff.config import Method
 from bgdiff.errors import CheckpointError
 from bgdiff.io import read_json, write_json
@@ -21,6 +31,7 @@ __all__ = [
     "FreeEnergyDifference",
     "LogZ",
     "Normalisers",
+    "Number",
     "ObservableInfo",
     "ReferenceComparison",
     "ReferenceDistance",
@@ -35,21 +46,7 @@ __all__ = [
 SCHEMA_VERSION: Final = 1
 
 
-def _finite_or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
-"""A finite number; nan and ±inf become None, as JSON has no word for them."""
-Fraction = Annotated[float, Field(ge=0, le=1 + 1e-9)]
-Count = Annotated[int, Field(ge=0)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class LogZ(_Model):
+class LogZ(ResultModel):
     """Natural logarithm of the target's normaliser."""
 
     value: float
@@ -70,7 +67,7 @@ class LogZ(_Model):
     """(value - reference) in combined standard errors."""
 
 
-class FreeEnergyDifference(_Model):
+class FreeEnergyDifference(ResultModel):
     """F_final - F_initial = -ln(p_final/p_initial) between two basins, in kT."""
 
     name: str
@@ -101,7 +98,7 @@ class FreeEnergyDifference(_Model):
     """What counting the proposal's samples without weights gives, kT."""
 
 
-class ObservableInfo(_Model):
+class ObservableInfo(ResultModel):
     """A number computed from each conformation."""
 
     name: str
@@ -125,7 +122,7 @@ class ObservableInfo(_Model):
     """Unit of the arrays; ``own``: a plain number, or the unit of the mdtraj function."""
 
 
-class BasinCondition(_Model):
+class BasinCondition(ResultModel):
     """A further condition on a basin's conformations."""
 
     observable: str
@@ -134,7 +131,7 @@ class BasinCondition(_Model):
     """As those of the basin."""
 
 
-class BasinPopulation(_Model):
+class BasinPopulation(ResultModel):
     """Share of the conformations that lie in a basin."""
 
     name: str
@@ -143,7 +140,7 @@ class BasinPopulation(_Model):
     """Observable that defines it, or the first of several."""
     intervals: list[tuple[Number, Number]]
     """Half-open intervals [lo, hi): degrees for angles, else the observable's unit; null: unbounded."""
-    and_conditions: list[BasinCondition] = []
+    and_conditions: list[BasinCondition] = Field(default_factory=list)
     """What must hold as well, if the basin is defined by several observables."""
     data: Number
     """Fraction of the data set's frames."""
@@ -155,7 +152,7 @@ class BasinPopulation(_Model):
     """Its standard error."""
 
 
-class SwapRates(_Model):
+class SwapRates(ResultModel):
     """How often neighbouring rungs exchange their points, in replica exchange."""
 
     min: Fraction
@@ -164,91 +161,7 @@ class SwapRates(_Model):
     """Over all pairs."""
 
 
-class Normalisers(_Model):
-    """Learned free energies f_k = -log Z_k of the rungs beside MBAR's, relative to the prior, in kT."""
-
-    LIMIT: ClassVar[float] = 0.1
-
-    largest: float
-    """The difference learned - MBAR that is largest in size."""
-    std_error: Number
-    """Its standard error, that of MBAR."""
-    rms: float
-    """Root mean square of all differences."""
-    ok: bool
-    """Whether the largest is within 0.1 kT."""
-    overlap: Number
-    """Of the rungs that overlap least, 0 to 1."""
-    sigma: list[float]
-    """Noise of the rungs that were compared."""
-    learned: list[float]
-    """f_k of training."""
-    mbar: list[float]
-    """f_k by MBAR on noised data that training has not seen."""
-    mbar_std_error: list[Number]
-    """Its standard error."""
-
-
-class VirialCheck(_Model):
-    """<x·∇u> of a set of samples: what it is, and what it must be."""
-
-    of: Literal["samples", "data"]
-    """The corrected samples, or the data set."""
-    value: float
-    """Average, kT."""
-    std_error: Number
-    """One standard error, kT."""
-    expected: int
-    """Degrees of freedom."""
-    z_score: Number
-    """(value - expected) in standard errors."""
-    n: Count
-    """Samples whose forces were computed."""
-    n_all: Count
-    """Samples there are."""
-    method: str
-    """Estimator of the value and of its error."""
-
-
-class ReferenceDistance(_Model):
-    """One distance between the samples and held-out equilibrium data."""
-
-    name: Literal["energy_w2", "distance_w2", "distance_tvd", "configuration_w2", "configuration_w2_one_pass"]
-    """Which distance."""
-    unit: Literal["kT", "nm", "reduced", ""]
-    """Of the distance; empty for a pure number."""
-    value: float
-    """Of the corrected samples, mean over repeats."""
-    value_std: float
-    """Standard deviation over the repeats."""
-    unweighted: Number
-    """Of the same samples without their weights; null if they have none."""
-    floor: float
-    """Reference against reference at the same number, mean over repeats."""
-    floor_std: float
-    """Standard deviation over the repeats."""
-    n: Count
-    """Frames of the reference, and samples that have no weights or are resampled."""
-    n_effective: float
-    """What the weighted samples among them are worth."""
-    repeats: Count
-    """How many."""
-
-
-class ReferenceComparison(_Model):
-    """The samples beside held-out data from equilibrium."""
-
-    n_samples: Count
-    """Samples that were drawn from."""
-    n_reference: Count
-    """Held-out frames that were drawn from."""
-    n_chains: Count
-    """Independent chains that these are from."""
-    metrics: list[ReferenceDistance]
-    """The distances."""
-
-
-class Results(_Model):
+class Results(ResultModel):
     """Content of ``results.json``."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -335,7 +248,7 @@ class Results(_Model):
     normalisers: Normalisers | None = None
     """Check of the learned normalisers; the key is left out if training learned none."""
 
-    virial: list[VirialCheck] = []
+    virial: list[VirialCheck] = Field(default_factory=list)
     """The virial identity of the samples and of the data set."""
     comparison: ReferenceComparison | None = None
     """The samples beside held-out data from equilibrium; null if there are none."""

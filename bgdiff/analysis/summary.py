@@ -6,18 +6,10 @@ from rich.text import Text
 
 from bgdiff.analysis.results import Results, VirialCheck
 from bgdiff.analysis.text import count, fraction, percent, plus_minus, two_decimals, with_error
-from bgdiff.analysis.verdict import Level, findings
+from bgdiff.analysis.verdict import METRIC_NAMES, Level, findings
 
-__all__ = ["MARKS", "METRICS", "STYLES", "summary_table"]
+__all__ = ["MARKS", "STYLES", "summary_table"]
 
-METRICS = {
-    "energy_w2": "energy W2",
-    "distance_w2": "pair distance W2",
-    "distance_tvd": "pair distance TVD",
-    "configuration_w2": "configuration W2",
-    "configuration_w2_one_pass": "  aligned as in the literature",
-}
-"""What people call the distances between samples and reference."""
 STYLES = {Level.RELIABLE: "green", Level.CAUTION: "yellow", Level.UNRELIABLE: "bold red"}
 MARKS = {Level.RELIABLE: "✓", Level.CAUTION: "!", Level.UNRELIABLE: "✗"}
 
@@ -120,7 +112,7 @@ def _check_rows(table: Table, results: Results) -> None:
         floor = f"floor {plus_minus(metric.floor, metric.floor_std)}"
         before = "" if metric.unweighted is None else f", unweighted {metric.unweighted:.3g}"
         table.add_row(
-            f"{METRICS[metric.name]}{unit}",
+            f"{METRIC_NAMES[metric.name]}{unit}",
             plus_minus(metric.value, metric.value_std),
             f"{floor}{before} (n = {count(metric.n)})",
         )
