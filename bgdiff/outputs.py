@@ -163,10 +163,11 @@ def write_ensemble(
 
 def _cluster_record(run: "Run") -> ClusterRecord | None:
     """What gathers pair distances and structures of a cluster; None for other systems."""
-    if run.system.topology is not None or run.system.particle_types is None:
+    types = run.system.particle_types
+    if run.system.topology is not None or types is None:
         return None
     random = np.random.default_rng(derive_seed(run.config.seed, "structures"))
-    return ClusterRecord(distance_bins(run.data.x.numpy()), random)
+    return ClusterRecord(distance_bins(run.data.x.numpy()), random, types.numpy())
 
 
 def _weights(log_weight: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -139,7 +139,7 @@ def chains(directory: Path, n_chains: int = 20, length: int = 1000, seed: int = 
     return results
 
 
-def _clusters(generator: np.random.Generator, n: int, spread: float) -> np.ndarray:
+def icosahedra(generator: np.random.Generator, n: int, spread: float) -> np.ndarray:
     """Icosahedra of 13 with noise, turned at random, ``(n, 13, 3)``."""
     golden = (1 + 5**0.5) / 2
     rectangle = np.array([[0.0, one, other * golden] for one in (1, -1) for other in (1, -1)])
@@ -179,12 +179,12 @@ def cluster(directory: Path, n: int = 3000, seed: int = 0, *, weighted: bool = T
     generator = np.random.default_rng(seed)
     system = load_system("lj13")
     x, held_out, y = (
-        _clusters(generator, size, width) for size, width in ((n, 0.08), (50, 0.08), (n, 0.075))
+        icosahedra(generator, size, width) for size, width in ((n, 0.08), (50, 0.08), (n, 0.075))
     )
     chain = np.arange(n) % 20
     energy = 3 * generator.standard_gamma(12.0, size=n) - 75.0
     log_weight = 0.3 * generator.standard_normal(n) if weighted else np.zeros(n)
-    record = ClusterRecord(distance_bins(y), generator)
+    record = ClusterRecord(distance_bins(y), generator, np.zeros(13, dtype=np.int64))
     for part in np.array_split(np.arange(n), 3):
         record.add(x[part], energy[part], log_weight[part])
     observables, data = system.observables(x), system.observables(y)

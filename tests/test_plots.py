@@ -1,5 +1,6 @@
 """Figures: what is drawn is what the arrays say, on shared scales, and matplotlib's state is left alone."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,13 @@ from bgdiff.analysis.plots import (
     training_history,
     weight_distribution,
 )
-from bgdiff.analysis.profiles import free_energy_profile
-from bgdiff.analysis.surfaces import torsion_free_energy
+from bgdiff.analysis.profiles import count_profile, free_energy_profile
+from bgdiff.analysis.surfaces import (
+    PlaneSample,
+    observable_free_energy,
+    plane_free_energy,
+    torsion_free_energy,
+)
 from bgdiff.errors import StorageError
 from bgdiff.free_energy import ZeroWeightsError
 from bgdiff.systems import load_system
@@ -146,6 +152,74 @@ def test_exact_profiles_give_the_exact_populations() -> None:
     assert np.log(total) + 0.5 * np.log(2 * np.pi) == pytest.approx(5.951223, abs=1e-4)
     assert -np.log(right / (total - right)) == pytest.approx(2.629382, abs=1e-2)
     assert exact_profiles(load_system("alanine_dipeptide_vacuum")) == {}
+
+
+def test_bars_of_a_number_that_counts() -> None:
+    number = np.repeat([1.0, 2.0, 4.0], [100, 300, 600])
+    samples = {
+        "data": ProfileSample(number),
+        "reweighted": ProfileSample(number, np.where(number == 4, 0, 1.0)),
+    }
+    figure = count_profile(samples, label="pairs", boundaries=[2.5])
+    (ax,) = figure.axes
+    first, second = ([bar.get_height() - 0.3 for bar in bars] for bars in ax.containers[:3:2])
+    lowest = np.log(4 / 3)  # of the last sample, 300 of 400
+    np.testing.assert_allclose(first, -np.log([0.1, 0.3, 0.6]) - lowest, atol=1e-9)
+    np.testing.assert_allclose(second, [np.log(3), 0.0], atol=1e-9)
+    assert ax.get_xlim() == (0.5, 4.5)
+    assert ax.get_lines()[-1].get_xdata()[0] == 2.5
+    assert len(count_profile({"data": ProfileSample(np.arange(60.0))}, label="n").axes[0].containers) == 0
+
+
+def test_plane_free_energy_of_a_gaussian() -> None:
+    generator = np.random.default_rng(3)
+    x = generator.standard_normal(400_000)
+    y = 0.6 * x + 0.8 * generator.standard_normal(x.size)
+    edges = np.linspace(-3, 3, 61), np.linspace(-3, 3, 61)
+    energy = plane_free_energy(PlaneSample(x, y, np.exp(0.5 * y)), edges)  # tilted: the mean moves by 0.5 C
+    centres = (edges[0][1:] + edges[0][:-1]) / 2
+    u, v = np.meshgrid(centres - 0.3, centres - 0.5, indexing="ij")
+    exact = (u**2 - 1.2 * u * v + v**2) / (2 * 0.64)
+    low = exact < 2
+    assert np.abs(energy - exact)[low].max() < 0.2
+    assert np.isnan(energy[0, -1])  # nothing was seen there
+    assert np.isnan(plane_free_energy(PlaneSample(np.full(3, np.nan), np.zeros(3)), edges)).all()
+
+
+def test_surfaces_of_observables_share_one_colour_scale() -> None:
+    samples = {
+        "data": PlaneSample(PHI, np.round(PSI)),
+        "reweighted": PlaneSample(PHI, np.round(PSI), WEIGHT),
+    }
+    regions = [Region("long", "x", [(-np.inf, 0.5)], {"data": 0.25})]
+    edges = np.linspace(-3, 3, 41), np.arange(-4, 5) - 0.5
+    figure = observable_free_energy(samples, edges, regions, labels=("size / nm", "pairs"))
+    panels = figure.axes[:2]
+    meshes = [mesh for mesh in figure.findobj(QuadMesh) if mesh.axes in panels]
+    assert len({mesh.get_clim() for mesh in meshes}) == 1
+    assert [line.get_xdata()[0] for line in panels[0].get_lines()] == [0.5]
+    assert panels[0].get_xlim() == (-3, 3)
+    for words in ("size / nm", "pairs", "long  25.0 %", "reweighted"):
+        assert words in texts(figure)
+
+
+def test_energy_overlap_beside_what_noise_leaves() -> None:
+    generator = np.random.default_rng(4)
+    shown = energy_histograms(
+        {
+            "data": EnergySample(generator.standard_normal(5000)),
+            "proposal": EnergySample(1.5 + generator.standard_normal(5000)),
+            "reweighted": EnergySample(generator.standard_normal(5000), generator.exponential(size=5000)),
+        },
+        overlap=True,
+    )
+    found = re.findall(r"(\w+) ([\d.]+) % \(([\d.]+) % if equal\)", texts(shown))
+    (_, far, _), (name, near, most) = found
+    assert name == "reweighted"
+    assert abs(float(far) - 200 * norm.cdf(-0.75)) < 2  # two unit Gaussians 1.5 apart
+    assert abs(float(near) - float(most)) < 1.5
+    assert 90 < float(most) < 99
+    assert "overlap" not in texts(energy_histograms({"data": EnergySample(generator.standard_normal(50))}))
 
 
 def test_profile_of_a_torsion_is_in_degrees() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_run import chains, double_well, molecule
+from synthetic_run import chains, cluster, double_well, molecule
 
+from bgdiff.analysis.cluster_record import read_pairs
 from bgdiff.analysis.report import build_report
 from bgdiff.analysis.results import Results, read_results, write_results
 from bgdiff.analysis.run_files import read_history, read_run
@@ -128,6 +129,41 @@ def test_report_of_chains(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
         "profile_x", "energies", "training",
     }  # fmt: skip
+
+
+def test_report_of_a_cluster(tmp_path: Path) -> None:
+    cluster(tmp_path, n=1000)
+    page = outline(build_report(tmp_path))
+    for words in (
+        "The virial ⟨x·∇u⟩ of the samples is 36.20 ± 0.40 and must be 36: they agree.",
+        "Held-out equilibrium data",
+        "6 000 held-out frames of 20 independent simulations",
+        "energies (W2) 0.310 ± 0.050 1.7 0.290 ± 0.040 1.07",
+        "Free energy of bond order and size",
+        "superposed on the first by a rotation and an exchange of equal particles",
+        "the distances of all pairs of particles",
+    ):
+        assert words in page.text, words
+    for words in ("Ramachandran", "torsion", "None", "nan"):
+        assert words not in page.text, words
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
+        "structures", "map_bond_order_size", "profile_size", "profile_bonds", "profile_bond_order",
+        "pair_distances", "energies", "weights", "training",
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_report_of_chains_on_a_cluster(tmp_path: Path) -> None:
+    results = cluster(tmp_path, n=400, weighted=False)
+    files = read_run(tmp_path)
+    assert list(read_pairs(files.cluster)) == ["data", "chains"]
+    write_results(
+        tmp_path / "results.json",
+        results.model_copy(update={"comparison": None, "comparison_missing": "the data are short"}),
+    )
+    page = outline(build_report(tmp_path))
+    assert "No distances to a reference: the data are short." in page.text
+    assert "corrected samples" in page.text
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
-from synthetic_run import chains, double_well, molecule
+from synthetic_run import VIRIAL, chains, comparison, double_well, molecule
 
 from bgdiff.analysis.results import Results, read_results, write_results, z_score
 from bgdiff.analysis.summarise import rebalancing_log_weight, summarise
@@ -248,6 +248,36 @@ def test_verdict_on_few_samples_in_a_basin_and_no_reference(good: Results) -> No
     text = " ".join(verdict(changed(good, free_energy_differences=[difference]))[1])
     assert "rests on 12 effective samples" in text
     assert "no reference to compare with" in text
+
+
+@pytest.mark.parametrize(
+    ("of", "score", "level", "words"),
+    [
+        ("samples", 0.5, Level.RELIABLE, "of the samples is 36.20 ± 0.40 and must be 36"),
+        ("samples", -3.2, Level.CAUTION, "3.2 standard errors from the 36 it must be: the weights' errors"),
+        ("data", 5.0, Level.CAUTION, "of the data set .* 5.0 standard errors .* another temperature"),
+    ],
+)
+def test_verdict_on_the_virial(good: Results, of: str, score: float, level: Level, words: str) -> None:
+    check = VIRIAL[0].model_copy(update={"of": of, "z_score": score})
+    found = [one for one in findings(changed(good, virial=[check.model_dump()])) if "virial" in one.text]
+    assert [one.level for one in found] == [level]
+    assert re.search(words, found[0].text)
+
+
+@pytest.mark.parametrize(
+    ("value", "n_effective", "level"),
+    [(0.31, 3000.0, Level.RELIABLE), (0.9, 3000.0, Level.CAUTION), (0.9, 60.0, Level.RELIABLE)],
+)
+def test_verdict_on_distances_to_the_reference(
+    good: Results, value: float, n_effective: float, level: Level
+) -> None:
+    """A distance far above its floor is named, unless the weights leave too few samples to be nearer."""
+    about = findings(changed(good, comparison=comparison(value, n_effective).model_dump()))
+    (found,) = [one for one in about if "held-out equilibrium data" in one.text]
+    assert found.level is level
+    assert ("energies (W2) 0.9 where 0.29 is the floor" in found.text) is (level is Level.CAUTION)
+    assert "pair distances" not in found.text
 
 
 def test_pareto_k_limit() -> None:

@@ -31,7 +31,7 @@ from scipy.optimize import linear_sum_assignment
 from bgdiff.analysis.transport import pair_distances
 from bgdiff.errors import DataError
 
-__all__ = ["distances", "is_exact", "lower_bounds", "one_pass_distances"]
+__all__ = ["distances", "is_exact", "lower_bounds", "one_pass_distances", "superposed"]
 
 Array = NDArray[np.float64]
 Order = NDArray[np.intp]
@@ -71,12 +71,36 @@ def distances(
     for rows, columns in _pairs(len(a), len(b)):
         first, second = a[rows], b[columns]
         alike = _assign(around[0][rows], around[1][columns], groups)
-        best = _search(first, second, groups, reflect, alike)
-        for turn in turns[: max(starts - 1, 0)]:
-            order = _assign(first @ turn, second, groups)
-            best = np.minimum(best, _search(first, second, groups, reflect, order))
-        found[rows, columns] = best
+        found[rows, columns] = _closest(first, second, groups, reflect, alike, turns[: max(starts - 1, 0)])[0]
     return found
+
+
+def superposed(
+    x: ArrayLike, reference: ArrayLike, types: ArrayLike | None = None, *, starts: int = 16
+) -> Array:
+    """Conformations ``(n, N, D)`` turned, and their equal particles renamed, to lie close to a reference.
+
+    By proper rotations only, never mirrored. The superposition is the closest that the search of
+    :func:`distances` finds, good to look at and seldom the minimum itself for large clusters.
+
+    Args:
+        reference: ``(N, D)``; the result has its centroid.
+        types, starts: as for :func:`distances`.
+
+    Raises:
+        DataError: as for :func:`distances`.
+    """
+    target = np.asarray(reference, dtype=np.float64)
+    a, b = _centred(target[None], x)
+    groups = _groups(types, a.shape[1])
+    if not len(b):
+        return b
+    alike = _assign(np.repeat(_surroundings(a), len(b), axis=0), _surroundings(b), groups)
+    a = np.repeat(a, len(b), axis=0)
+    turns = _orientations(a.shape[2], max(starts - 2, 0), reflect=False)
+    order = _closest(a, b, groups, False, alike, turns[: max(starts - 1, 0)])[1]
+    moved = _ordered(b, order)
+    return np.asarray(moved @ _overlap(moved, a, reflect=False)[1] + target.mean(0))
 
 
 def is_exact(types: ArrayLike) -> bool:
@@ -121,19 +145,37 @@ def lower_bounds(x: ArrayLike, y: ArrayLike) -> Array:
     return np.asarray(np.sqrt(np.maximum(squared, 0.0) / a.shape[1]))
 
 
-def _search(first: Array, second: Array, groups: list[Order], reflect: bool, order: Order) -> Array:
-    """Distances ``(B,)`` after rotating and assigning in turn, from given partners on."""
-    best = np.empty(len(first))
+def _closest(
+    first: Array, second: Array, groups: list[Order], reflect: bool, alike: Order, turns: list[Array]
+) -> tuple[Array, Order]:
+    """The least distances ``(B,)`` of searches from an assignment and from orientations, and the partners."""
+    best, order = _search(first, second, groups, reflect, alike)
+    for turn in turns:
+        other, partners = _search(first, second, groups, reflect, _assign(first @ turn, second, groups))
+        nearer = other < best
+        best[nearer], order[nearer] = other[nearer], partners[nearer]
+    return best, order
+
+
+def _search(
+    first: Array, second: Array, groups: list[Order], reflect: bool, order: Order
+) -> tuple[Array, Order]:
+    """Distances ``(B,)`` of pairs of conformations after rotating and assigning in turn, and the partners.
+
+    Args:
+        order: ``(B, N)`` partners to begin with.
+    """
+    best, partners = np.empty(len(first)), order.copy()
     left = np.arange(len(first))  # pairs that still change
     for _ in range(_PASSES):
         overlap, turn = _overlap(first[left], _ordered(second[left], order), reflect)
-        best[left] = overlap
+        best[left], partners[left] = overlap, order
         after = _assign(first[left] @ turn, second[left], groups)
         changed = (after != order).any(1)
         left, order = left[changed], after[changed]
         if not len(left):
             break
-    return _distance(first, second, best)
+    return _distance(first, second, best), partners
 
 
 def _overlap(first: Array, second: Array, reflect: bool) -> tuple[Array, Array]:

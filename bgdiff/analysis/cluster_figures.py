@@ -60,7 +60,7 @@ def cluster_structures(run: RunFiles) -> Iterator[RunFigure]:
         f"Samples with their reduced energies. {drawn} Each is superposed on the first by a rotation and an "
         "exchange of equal particles. Sticks join neighbours; colour says how many a particle has.",
         f"Drawings of {len(pictures)} structures: " + ", ".join(picture.title for picture in pictures) + ".",
-        structures(pictures, columns=6 if x.shape[1] <= 20 else 3),
+        structures(pictures, types=run.cluster["types"], columns=6 if x.shape[1] <= 20 else 3),
     )
 
 

@@ -14,7 +14,8 @@ from matplotlib.patches import Circle
 from matplotlib.ticker import FixedLocator
 from numpy.typing import ArrayLike, NDArray
 
-from bgdiff.analysis.cluster_alignment import aligned, clearest_view, contact_length
+from bgdiff.analysis.alignment import superposed
+from bgdiff.analysis.cluster_geometry import clearest_view, contact_length
 from bgdiff.analysis.cluster_render import Scene, render
 from bgdiff.analysis.style import COLOURS, DPI, WIDTH, styled
 from bgdiff.errors import ConfigError
@@ -70,8 +71,9 @@ def structures(
     x = np.stack([np.asarray(picture.x, dtype=np.float64) for picture in pictures])
     if x.shape[2] not in (2, 3):
         raise ConfigError(f"only clusters in 2 or 3 dimensions can be drawn, not in {x.shape[2]}")
+    kinds = np.zeros(x.shape[1]) if types is None else types
     first = clearest_view(x[0])
-    x = np.concatenate([first[None], aligned(x[1:], first, types)])
+    x = np.concatenate([first[None], superposed(x[1:], first, kinds)])
     contact = contact_length(x)
     bond = BOND * contact if bond is None else bond
     neighbours = [_neighbours(points, bond) for points in x]

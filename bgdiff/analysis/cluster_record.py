@@ -143,10 +143,12 @@ class ClusterRecord:
     Args:
         edges: bins of the distances.
         generator: decides which samples are drawn from the corrected ensemble.
+        types: ``(N,)``, particles with the same number are equal.
     """
 
     edges: Array
     generator: np.random.Generator
+    types: NDArray[np.int64]
     _proposal: PairHistogram = field(init=False)
     _corrected: PairHistogram = field(init=False)
     _lowest: tuple[float, Array, float] | None = field(init=False, default=None)
@@ -178,7 +180,10 @@ class ClusterRecord:
         del self._draws[STRUCTURES:]
 
     def arrays(self, data: Distribution, *, weighted: bool = True) -> dict[str, NDArray[np.generic]]:
-        """What ``cluster.npz`` holds; see :func:`read_pairs` and :func:`read_structures`.
+        """What ``cluster.npz`` holds.
+
+        ``pairs_<kind>`` and ``pairs_<kind>_error`` ``(bins,)`` between ``edges`` are what :func:`read_pairs`
+        reads; ``structures`` ``(k, N, D)`` come with ``structure_energy`` and ``structure_label``.
 
         Args:
             data: of the data set, with the same bins.
@@ -188,7 +193,7 @@ class ClusterRecord:
         if weighted:
             found["proposal"] = self._proposal.result()
         found["reweighted" if weighted else "chains"] = self._corrected.result()
-        arrays: dict[str, NDArray[np.generic]] = {"edges": self.edges}
+        arrays: dict[str, NDArray[np.generic]] = {"edges": self.edges, "types": self.types}
         for name, one in found.items():
             arrays |= {f"pairs_{name}": one.density, f"pairs_{name}_error": one.std_error}
         chosen = [("lowest energy", self._lowest)]

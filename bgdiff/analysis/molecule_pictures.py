@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bgdiff.analysis.cluster_alignment import clearest_view, rigid_rotation
+from bgdiff.analysis.cluster_geometry import clearest_view, rigid_rotation
 from bgdiff.analysis.cluster_pictures import Picture, strip
 from bgdiff.analysis.cluster_render import Scene
 from bgdiff.analysis.style import styled

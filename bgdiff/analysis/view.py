@@ -142,7 +142,8 @@ def shown_trajectory(x: NDArray[np.float64], system: "System") -> "mdtraj.Trajec
     """
     import mdtraj
 
-    from bgdiff.analysis.cluster_alignment import aligned, contact_length
+    from bgdiff.analysis.alignment import superposed
+    from bgdiff.analysis.cluster_geometry import contact_length
     from bgdiff.conformations import in_space, topology_of
 
     topology = topology_of(system)
@@ -154,7 +155,7 @@ def shown_trajectory(x: NDArray[np.float64], system: "System") -> "mdtraj.Trajec
             f"conformations of {system.name} have the shape (n, {particles}, {dimensions}), not {x.shape}"
         )
     if system.topology is None:
-        x = aligned(x, x[0] - x[0].mean(0), _types(system)) * (_CONTACT / contact_length(x))
+        x = superposed(x, x[0] - x[0].mean(0), _types(system)) * (_CONTACT / contact_length(x))
         return mdtraj.Trajectory(in_space(x).astype(np.float32), topology)
     trajectory = mdtraj.Trajectory(x.astype(np.float32), topology)
     heavy = [atom.index for atom in topology.atoms if atom.element is None or atom.element.symbol != "H"]
@@ -162,6 +163,7 @@ def shown_trajectory(x: NDArray[np.float64], system: "System") -> "mdtraj.Trajec
 
 
 def _evenly(x: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    x = x[np.isfinite(x).all(axis=(1, 2))]
     return x[np.linspace(0, len(x) - 1, min(n, len(x))).round().astype(np.intp)]
 
 
