@@ -59,13 +59,16 @@ class LaddersSpec(_Model):
 class InterpolationSpec(LaddersSpec):
     """How ``bgdiff reference`` finds log Z of a cluster: ladders from its density to a known one.
 
-    Rungs are u_λ = λ u + (1 - λ) ½ k Σ|x_i - x̄|², with λ geometric from 1 down to ``lowest``, and then 0.
+    Rungs are u_λ = λ u + (1 - λ) ½ k Σ|x_i - x̄|² with λ = (1 - j/(K-1))^n, j = 0 … K-1. Powers n above 4
+    make particles that repel as r⁻¹² vanish smoothly (Resat & Mezei, J. Chem. Phys. 99, 6052, 1993).
     """
 
     stiffness: Positive = 1.0
     """k."""
-    lowest: Fraction
+    power: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 5.0
+    """n."""
     rungs: Annotated[int, Field(ge=3)]
+    """K."""
 
 
 class ToyLaddersSpec(LaddersSpec):

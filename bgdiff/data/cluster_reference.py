@@ -24,6 +24,7 @@ from bgdiff.errors import DataError
 from bgdiff.progress import Progress
 from bgdiff.system_spec import DifferenceSpec
 from bgdiff.systems import System
+from bgdiff.targets.choose import describe_target
 
 __all__ = ["cluster_reference", "interpolation_task"]
 
@@ -65,7 +66,7 @@ def cluster_reference(
     return content | {
         "log_z": log_z,
         "settings": settings.model_dump(mode="json"),
-        "evaluator": repr(system.target),
+        "evaluator": describe_target(tempering.components[0]),
         "versions": {
             "bgdiff": bgdiff.__version__,
             "numpy": np.__version__,
@@ -81,7 +82,7 @@ def interpolation_task(system: System, seed: int) -> ToyLadderTask | None:
     if settings is None or system.spec.coordinates != "mean_free":
         return None
     oscillator = MeanFreeOscillator(*system.target.event_shape, settings.stiffness)
-    lambdas = np.append(np.geomspace(1.0, settings.lowest, settings.rungs - 1), 0.0)
+    lambdas = np.linspace(1.0, 0.0, settings.rungs) ** settings.power
     weights = np.stack([lambdas, 1 - lambdas], axis=1)
     return ladder_task(
         system, (system.target, oscillator), weights, settings, seed, keep=False, measure=False

@@ -19,6 +19,7 @@ from bgdiff.io import atomic_path
 from bgdiff.progress import Progress
 from bgdiff.random import generator_for
 from bgdiff.systems import System
+from bgdiff.targets.choose import describe_target
 from bgdiff.tempering_spec import ChainsSpec
 
 __all__ = ["generate_chains", "generate_equilibrium"]
@@ -96,6 +97,7 @@ def generate_equilibrium(
     temperatures = [1 / weight for (weight,) in task.weights]
     return {
         "method": "parallel tempering, frames of the lowest temperature",
+        "evaluator": describe_target(task.components[0]),
         "settings": settings.model_dump(mode="json", exclude={"interpolation"}),
         "temperatures": temperatures,
         "steps": np.mean([group["step"][-1] for group in groups], axis=0),

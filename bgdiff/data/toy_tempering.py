@@ -11,6 +11,7 @@ from torch import Tensor
 
 import bgdiff
 from bgdiff.data.chains import Arrays
+from bgdiff.data.cluster_engine import fastest
 from bgdiff.data.observables import Observable
 from bgdiff.data.toy_starts import given_starts, random_starts
 from bgdiff.errors import SystemDefinitionError
@@ -25,7 +26,7 @@ from bgdiff.tempering_spec import LaddersSpec, ToyLaddersSpec
 __all__ = ["ToyLadderTask", "ladder_task", "tempering_settings", "toy_ladder_task"]
 
 _STEPS_PER_CHUNK = 2_000_000  # leapfrog steps of all walkers of a group together: some seconds
-_CHEAP_PAIRS = 100  # more pairs of particles cost more, and chunks of them have fewer steps
+_CHEAP_PAIRS = 400  # more pairs of particles cost more, and chunks of them have fewer steps
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class ToyLadderTask:
     def fingerprint(self) -> dict[str, Any]:
         return {
             "task": "replica exchange of a toy density",
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json", exclude={"interpolation", "samples"}),
             "starts": [None if start is None else start.tolist() for start in self.starts],
             "ball": self.ball,
             "weights": self.weights,
@@ -243,7 +244,7 @@ def ladder_task(
         raise SystemDefinitionError(f"{system.path}/system.yaml: replica_exchange.starts: {error}") from error
     specs = system.spec.observables if measure else {}
     return ToyLadderTask(
-        components=components,
+        components=[fastest(component) for component in components],
         weights=tuple(tuple(row) for row in weights.tolist()),
         observables={name: system.observable(name, spec) for name, spec in specs.items()},
         settings=settings,

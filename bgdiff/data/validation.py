@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bgdiff.data.cluster_engine import fastest
 from bgdiff.data.ladder_averages import of_groups
 from bgdiff.data.quench import quench
 from bgdiff.systems import System
@@ -103,9 +104,9 @@ def _energy_and_virial(system: System, x: Array) -> tuple[Array, Array]:
 
 def _quenched(system: System, x: Array) -> dict[str, Any]:
     chosen = np.linspace(0, len(x) - 1, min(_QUENCHED, len(x))).astype(int)
-    energy = quench(system.target, x[chosen]).energy
+    energy = quench(fastest(system.target), x[chosen]).energy
     result = {"frames": len(chosen), "lowest_energy": energy.min(), "mean_energy": energy.mean()}
-    known = getattr(system.spec, "global_minimum", None)
+    known: float | None = getattr(system.spec, "global_minimum", None)
     if known is not None:
         result |= {"global_minimum": known, "at_global_minimum": int((energy < known + _SAME_MINIMUM).sum())}
     return result
