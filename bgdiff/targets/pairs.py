@@ -141,12 +141,17 @@ def _evaluate(x: Tensor, potential: PairPotential) -> tuple[Tensor, Tensor]:
     energy, pull = x.new_zeros(len(x)), torch.zeros_like(circle)
     for group in _groups(x.shape[1], len(x)):
         apart = group.differences(circle)
-        s = apart.square().sum(0)
-        outside = s.clamp(min=core)
-        value, slope = potential.energy_and_slope(outside)
-        below = s.sub_(outside)  # zero outside the core
-        energy += value.addcmul_(below, below * (0.5 * curvature_at) + slope_at).sum((0, 1))
-        apart *= slope.add_(below, alpha=curvature_at)
+        s = _squared(apart)
+        if bool((s < core).any()):
+            outside = s.clamp(min=core)
+            value, slope = potential.energy_and_slope(outside)
+            below = s.sub_(outside)  # zero outside the core
+            value.addcmul_(below, below * (0.5 * curvature_at) + slope_at)
+            slope.add_(below, alpha=curvature_at)
+        else:
+            value, slope = potential.energy_and_slope(s)
+        energy += value.sum((0, 1))
+        apart *= slope
         group.gather(apart, pull)
     return energy, -2 * _back(pull)
 
@@ -157,12 +162,20 @@ def _hessian_product(x: Tensor, v: Tensor, potential: PairPotential) -> Tensor:
     product = torch.zeros_like(circle)
     for group in _groups(x.shape[1], len(x)):
         apart, change = group.differences(circle), group.differences(shifted)
-        s = apart.square().sum(0)
+        s = _squared(apart)
         outside = s.clamp(min=core)
         slope, curvature = potential.slope_and_curvature(outside)  # ψ'' is constant in the core
         slope = slope + curvature_at * (s - outside)
         group.gather(2 * slope * change + (4 * curvature * (apart * change).sum(0)) * apart, product)
     return _back(product)
+
+
+def _squared(apart: Tensor) -> Tensor:
+    """Sum over the first axis of squares."""
+    s = apart[0].square()
+    for component in apart[1:]:
+        s.addcmul_(component, component)
+    return s
 
 
 def _at_core(potential: PairPotential) -> tuple[float, float, float]:
