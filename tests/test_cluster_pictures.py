@@ -86,7 +86,8 @@ def test_a_ball_is_drawn_where_it_is() -> None:
 
 def test_structures_say_how_many_neighbours_particles_have() -> None:
     x = icosahedra(GENERATOR, 2, 0.0)
-    figure = structures([Picture(x[0], "one", "u = 1"), Picture(x[1], "two")], bond=1.2)
+    pictures = [Picture(x[0], "one", "u = 1"), Picture(x[1], "two")]
+    figure = structures(pictures, bond=1.2)
     text = "\n".join(artist.get_text() for artist in figure.findobj(Text))
     for words in ("one", "two", "u = 1", "neighbours within 1.2"):
         assert words in text

@@ -46,103 +46,114 @@ def render(scene: Scene, half_width: float, pixels: int = 400) -> Array:
     Returns:
         RGBA ``(pixels, pixels, 4)`` in [0, 1], colours not multiplied with alpha, first row on top.
     """
+    solids = _solids(scene)
     canvas = _Canvas(half_width, pixels * _OVERSAMPLING)
+    for number, solid in enumerate(solids):
+        (canvas.ball if solid.length is None else canvas.stick)(number, solid)
+    return canvas.image(solids, float(scene.radii.max(initial=0.0)))
+
+
+class _Solid(NamedTuple):
+    """A ball, or the side of a cylinder from ``origin`` along ``axis``, whose ends are hidden in balls."""
+
+    origin: Array
+    radius: float
+    colour: Array
+    axis: Array
+    length: float | None
+
+
+def _solids(scene: Scene) -> list[_Solid]:
+    none = np.zeros(3)
+    balls = zip(scene.centres, scene.radii, scene.colours, strict=True)
+    solids = [_Solid(centre, float(radius), colour, none, None) for centre, radius, colour in balls]
     for first, second in scene.sticks:
-        canvas.stick(scene.centres[first], scene.centres[second], scene.stick_radius)
-    for centre, radius, colour in zip(scene.centres, scene.radii, scene.colours, strict=True):
-        canvas.ball(centre, float(radius), colour)
-    return canvas.image(float(scene.radii.max(initial=0.0)))
+        way = scene.centres[second] - scene.centres[first]
+        length = float(np.linalg.norm(way))
+        if np.linalg.norm(way[:2]) > 1e-4 * length:  # else it is seen along its axis, behind a ball
+            solids.append(_Solid(scene.centres[first], scene.stick_radius, _STICK, way / length, length))
+    return solids
 
 
 class _Canvas:
-    """Depth, normal and colour of what is in front, pixel by pixel."""
+    """Depth of what is in front, pixel by pixel, and which solid it belongs to."""
 
     def __init__(self, half_width: float, size: int) -> None:
         self.centre = (np.arange(size) + 0.5) * (2 * half_width / size) - half_width
         self.pixel = 2 * half_width / size
         self.depth = np.full((size, size), -np.inf)
-        self.normal = np.zeros((size, size, 3))
-        self.colour = np.zeros((size, size, 3))
+        self.owner = np.zeros((size, size), dtype=np.intp)
 
-    def ball(self, centre: Array, radius: float, colour: Array) -> None:
-        window = self._window(centre[:2] - radius, centre[:2] + radius)
-        x, y = self._grid(window, centre)
-        height = np.sqrt(np.maximum(radius**2 - x**2 - y**2, 0.0))
-        normal = np.stack([np.broadcast_to(x, height.shape), np.broadcast_to(y, height.shape), height], -1)
-        self._put(window, height > 0, centre[2] + height, normal / radius, colour)
+    def ball(self, number: int, solid: _Solid) -> None:
+        window, x, y = self._window(solid.origin, solid.origin, solid)
+        height = np.sqrt(np.maximum(solid.radius**2 - x**2 - y**2, 0.0))
+        self._put(window, height > 0, solid.origin[2] + height, number)
 
-    def stick(self, start: Array, end: Array, radius: float) -> None:
-        """The side of a cylinder; its ends are hidden in balls."""
-        length = float(np.linalg.norm(end - start))
-        if length == 0:
-            return
-        axis = (end - start) / length
-        slant = 1 - axis[2] ** 2
-        if slant < 1e-9:  # seen along its axis, it is behind a ball
-            return
-        low, high = np.minimum(start, end)[:2] - radius, np.maximum(start, end)[:2] + radius
-        window = self._window(low, high)
-        x, y = self._grid(window, start)
-        along = axis[0] * x + axis[1] * y
-        # points start + (x, y, w) at distance `radius` of the axis: slant w² - 2 along axis_z w + rest = 0
-        half, rest = along * axis[2], x**2 + y**2 - along**2 - radius**2
+    def stick(self, number: int, solid: _Solid) -> None:
+        assert solid.length is not None
+        window, x, y = self._window(solid.origin, solid.origin + solid.length * solid.axis, solid)
+        along = solid.axis[0] * x + solid.axis[1] * y
+        # points origin + (x, y, w) at a radius from the axis a: (1 - a_z²) w² - 2 along a_z w + rest = 0
+        slant = 1 - solid.axis[2] ** 2
+        half, rest = along * solid.axis[2], x**2 + y**2 - along**2 - solid.radius**2
         discriminant = half**2 - slant * rest
         w = (half + np.sqrt(np.maximum(discriminant, 0.0))) / slant
-        position = along + axis[2] * w
-        hit = (discriminant > 0) & (position >= 0) & (position <= length)
-        point = np.stack([np.broadcast_to(x, w.shape), np.broadcast_to(y, w.shape), w], -1)
-        self._put(window, hit, start[2] + w, (point - position[..., None] * axis) / radius, _STICK)
+        position = along + solid.axis[2] * w
+        hit = (discriminant > 0) & (position >= 0) & (position <= solid.length)
+        self._put(window, hit, solid.origin[2] + w, number)
 
-    def image(self, thickness: float) -> Array:
+    def image(self, solids: list[_Solid], thickness: float) -> Array:
         """Shade, outline jumps of depth larger than half of ``thickness``, and average pixels."""
         seen = np.isfinite(self.depth)
+        size = self.depth.shape[0]
         if not seen.any():
-            size = self.depth.shape[0] // _OVERSAMPLING
-            return np.zeros((size, size, 4))
+            return np.zeros((size // _OVERSAMPLING, size // _OVERSAMPLING, 4))
         far, near = self.depth[seen].min(), self.depth[seen].max()
         span = max(near - far, 4 * thickness)
         depth = np.where(seen, self.depth, far - span)
         in_front = maximum_filter(depth, size=2 * _OVERSAMPLING + 1)
         outline = in_front - depth > 0.5 * thickness
         inside = seen & ~outline
-        shaded = np.zeros_like(self.colour)
-        shaded[inside] = self._lit(inside, np.where(seen, self.depth, far), thickness)
+        shaded = np.zeros((size, size, 3))
+        shaded[inside] = self._lit(solids, inside, np.where(seen, self.depth, far), thickness)
         shaded[outline] = _OUTLINE
         haze = _HAZE * (near - np.where(outline, in_front, depth)) / span
         shaded += (1 - shaded) * np.clip(haze, 0, 1)[..., None]
         return _averaged(shaded, (seen | outline).astype(np.float64))
 
-    def _lit(self, inside: NDArray[np.bool_], depth: Array, thickness: float) -> Array:
+    def _lit(self, solids: list[_Solid], inside: NDArray[np.bool_], depth: Array, thickness: float) -> Array:
         """Colours of the pixels ``inside`` by diffuse light, glints, and the shade of hollows."""
+        rows, columns = np.nonzero(inside)
+        owner, height = self.owner[rows, columns], depth[rows, columns]
+        origin, axis, colour = (
+            np.stack([getattr(solid, name) for solid in solids])[owner]
+            for name in ("origin", "axis", "colour")
+        )
+        normal = np.stack([self.centre[columns], self.centre[rows], height], axis=1) - origin
+        normal -= np.einsum("pi,pi->p", normal, axis)[:, None] * axis
+        normal /= np.array([solid.radius for solid in solids])[owner][:, None]
         # what lies in a hollow gets less light: its surroundings are nearer to the viewer. This is smooth,
         # so a coarse grid does
         coarse = gaussian_filter(depth[::_COARSE, ::_COARSE], thickness / (_COARSE * self.pixel))
-        size = depth.shape[0]
-        around = coarse.repeat(_COARSE, 0).repeat(_COARSE, 1)[:size, :size]
-        hollow = np.clip((around[inside] - depth[inside]) / thickness, 0, 1)
-        normal, colour = self.normal[inside], self.colour[inside]
-        diffuse = np.maximum(normal @ _LIGHT, 0.0) * (1 - 0.45 * hollow)
+        hollow = np.clip((coarse[rows // _COARSE, columns // _COARSE] - height) / thickness, 0, 1)
+        diffuse = np.maximum(normal @ _LIGHT, 0.0)
         glint = np.maximum(normal @ _HALFWAY, 0.0) ** 40
-        ambient = 0.40 * (1 - 0.45 * hollow)
-        return np.asarray(np.clip(colour * (ambient + 0.66 * diffuse)[:, None] + 0.30 * glint[:, None], 0, 1))
+        light = (0.40 + 0.66 * diffuse) * (1 - 0.45 * hollow)
+        return np.asarray(np.clip(colour * light[:, None] + 0.30 * glint[:, None], 0, 1))
 
-    def _window(self, low: Array, high: Array) -> tuple[slice, slice]:
+    def _window(self, start: Array, end: Array, solid: _Solid) -> tuple[tuple[slice, slice], Array, Array]:
+        """The part of the image that a solid may cover, with x and y there relative to its origin."""
+        low, high = np.minimum(start, end)[:2] - solid.radius, np.maximum(start, end)[:2] + solid.radius
         columns, rows = (
             slice(*np.searchsorted(self.centre, [a, b]).tolist()) for a, b in zip(low, high, strict=True)
         )
-        return rows, columns
+        x, y = self.centre[columns] - solid.origin[0], self.centre[rows] - solid.origin[1]
+        return (rows, columns), x[None, :], y[:, None]
 
-    def _grid(self, window: tuple[slice, slice], origin: Array) -> tuple[Array, Array]:
-        rows, columns = window
-        return self.centre[columns][None, :] - origin[0], self.centre[rows][:, None] - origin[1]
-
-    def _put(
-        self, window: tuple[slice, slice], hit: NDArray[np.bool_], depth: Array, normal: Array, colour: Array
-    ) -> None:
+    def _put(self, window: tuple[slice, slice], hit: NDArray[np.bool_], depth: Array, number: int) -> None:
         nearer = hit & (depth > self.depth[window])
         self.depth[window][nearer] = depth[nearer]
-        self.normal[window][nearer] = normal[nearer]
-        self.colour[window][nearer] = colour
+        self.owner[window][nearer] = number
 
 
 def _averaged(colour: Array, alpha: Array) -> Array:
