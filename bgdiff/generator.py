@@ -22,9 +22,11 @@ from bgdiff.free_energy.importance import expectation, free_energy_difference, l
 from bgdiff.free_energy.normalisers import polish, solve_normalisers
 from bgdiff.io import load_tensors, save_tensors
 from bgdiff.ladder.levels import even_levels, noise_levels
+from bgdiff.ladder.pair_fit import measure_pairs
+from bgdiff.ladder.pairwise import PairCurvature
 from bgdiff.ladder.paths import Ladder, Paths, measure_curvature, measure_moments
 from bgdiff.ladder.rung_samples import data_width
-from bgdiff.models import Network, network_from_description
+from bgdiff.models import Network, ParticleModel, network_from_description
 from bgdiff.preparation import Prepared, prepare
 from bgdiff.progress import Progress, silent
 from bgdiff.random import generator_for
@@ -99,6 +101,8 @@ class BoltzmannGenerator:
         }
         if self.ladder.torsional is not None:
             tensors["torsional"] = self.ladder.torsional.contiguous()
+        if self.ladder.pairs is not None:
+            tensors |= {f"pairs.{name}": value for name, value in self.ladder.pairs.state().items()}
         metadata = {
             "kind": "generator",
             "system": self.system.name,
@@ -130,12 +134,14 @@ class BoltzmannGenerator:
         model = network_from_description(metadata["model"])
         model.load_state_dict(part("model."))
         model.to(device).requires_grad_(False)
+        pairs = {name: tensor.to(device) for name, tensor in part("pairs.").items()}
         torsional = tensors.get("torsional")
         ladder = Ladder(
             model,
             tensors["sigma"].to(device),
             tensors["moments"].to(device),
             None if torsional is None else torsional.to(device),
+            PairCurvature.from_state(pairs) if pairs else None,
         )
         return cls(
             system,
@@ -301,9 +307,10 @@ def finish(
 ) -> BoltzmannGenerator:
     """Turn a finished training into a generator: averaged weights, reverse steps, well-placed rungs.
 
-    The scores' second moments, and the curvature along torsions, are measured on the training rungs and
-    interpolated between them; a pilot walk up those rungs then says where rungs are needed. The normalisers
-    that training learned by stochastic steps are brought to DiffCLF's optimum for the averaged energies.
+    The scores' second moments, and the curvature along torsions or of pairs of particles, are measured on the
+    training rungs and interpolated between them; a pilot walk up those rungs then says where rungs are
+    needed. The normalisers that training learned by stochastic steps are brought to DiffCLF's optimum for
+    the averaged energies.
     """
     config, settings, sigma = trainer.config, trainer.config.ladder, trainer.sigma
     z = prepared.training.z.to(trainer.device)
@@ -315,20 +322,25 @@ def finish(
     def stream(purpose: str) -> torch.Generator:
         return generator_for(config.seed, purpose, device=trainer.device)
 
-    n_pilot, periodic = settings.pilot_samples, bool(trainer.periodic.any())
+    n_pilot, model = settings.pilot_samples, trainer.average
+    particles, periodic = isinstance(model, ParticleModel), bool(trainer.periodic.any())
     rungs = len(sigma) - 1
     classified = trainer.settings.classification is not None
-    total = rungs * (1 + periodic + bool(n_pilot) + classified)
+    before_pilot = rungs * (1 + (periodic or particles))
+    total = before_pilot + rungs * (bool(n_pilot) + classified)
 
     def after(start: int) -> Progress:
         return lambda done, of, text="": progress(start + done * rungs // of, total, text)
 
     data = some(settings.moment_samples, "moments")
-    moments = measure_moments(trainer.average, sigma, data, stream("moments"), progress=after(0))
+    moments = measure_moments(model, sigma, data, stream("moments"), progress=after(0))
     torsional = measure_curvature(
-        trainer.average, sigma, data[:_CURVATURE_SAMPLES], stream("curvature"), progress=after(rungs)
+        model, sigma, data[:_CURVATURE_SAMPLES], stream("curvature"), progress=after(rungs)
     )
-    measured = Ladder(trainer.average, sigma, moments, torsional)
+    pairs = None
+    if isinstance(model, ParticleModel):
+        pairs = measure_pairs(model, sigma, moments, data, stream("pairs"), progress=after(rungs))
+    measured = Ladder(model, sigma, moments, torsional, pairs)
     normalisers = trainer.normalisers
     if classified:
         # a small share of what training saw
@@ -337,7 +349,7 @@ def finish(
         normalisers = _polished(measured, normalisers, z, points, stream("polish"), after(total - rungs))
     if n_pilot:
         pilot = some(n_pilot, "pilot")
-        variances = measured.step_variances(pilot, stream("pilot"), progress=after(rungs * (1 + periodic)))
+        variances = measured.step_variances(pilot, stream("pilot"), progress=after(before_pilot))
         levels = even_levels(sigma, variances, settings.n_rungs)
     else:
         levels = noise_levels(settings.n_rungs, settings.sigma_min, settings.sigma_max).to(sigma.device)

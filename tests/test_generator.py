@@ -57,7 +57,7 @@ def test_wrong_requests_are_refused(trained: BoltzmannGenerator) -> None:
     ensemble = trained.sample(10, seed=0).reweight()
     with pytest.raises(ConfigError, match="no free-energy difference 'psi'"):
         ensemble.free_energy_difference("psi")
-    with pytest.raises(ConfigError, match="not a molecule"):
+    with pytest.raises(ConfigError, match="neither a molecule nor a cluster"):
         ensemble.trajectory()
 
 

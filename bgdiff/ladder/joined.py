@@ -120,10 +120,10 @@ class JoinedLadders:
             z = self.change[0](z)
             log_ratio = log_ratio + self.change[0].log_det
         for k in range(self.second.n_rungs - 1, -1, -1):
-            centre, step = self.second.centre(z, k), self.second.down(k, z)
-            lower = step.sample(centre, generator)
+            centre, down = self.second.centre(z, k), self.second.down(k, z)
+            lower = down.sample(centre, generator)
             check_points(lower, f"rung {k + 1} (sigma = {float(self.second.sigma[k + 1]):.3g})")
-            log_ratio = log_ratio + self.second.up(k).log_prob(z, lower) - step.log_prob(lower, centre)
+            log_ratio = log_ratio + self.second.up(k).log_prob(z, lower) - down.log_prob(lower, centre)
             z = lower
             progress(total - k, total)
         return Crossing(z, log_ratio)

@@ -2,13 +2,26 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from bgdiff.ladder.wrapped import wrapped_normal_log_prob
 
-__all__ = ["NormalStep", "Prior", "reverse_step"]
+__all__ = ["CorrelatedStep", "NormalStep", "Prior", "ReverseStep", "reverse_step"]
+
+
+class ReverseStep(Protocol):
+    """A step down, from points above that its centre and its covariance may depend on."""
+
+    def sample(self, centre: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw z ``(B, d)`` around ``centre`` ``(B, d)``."""
+        ...
+
+    def log_prob(self, z: Tensor, centre: Tensor) -> Tensor:
+        """Log density ``(B,)`` of arriving at z from ``centre``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,43 @@ class NormalStep:
         """The noising step: the same variance on every axis."""
         full = torch.full((len(periodic),), variance, dtype=torch.float64, device=periodic.device)
         return cls(full, periodic)
+
+
+@dataclass(frozen=True)
+class CorrelatedStep:
+    """Normal displacements of particles that depend on each other, on mean-free latents.
+
+    The covariance is v H (L Lᵀ) Hᵀ, with the latents' basis H acting on each dimension of space. L Lᵀ must
+    keep the centroid, on which latents do not depend, as it is (eigenvalue 1); then no matrix need be
+    projected: determinant and quadratic forms are those of the N particles.
+
+    Args:
+        variance: v, positive.
+        factor: L, lower triangular ``(B, N D, N D)``, one for each point that a step starts from; rows are
+            sorted by particles, then dimensions.
+        basis: H ``(N-1, N)``, see :func:`bgdiff.coordinates.mean_free.helmert`.
+    """
+
+    variance: float
+    factor: Tensor
+    basis: Tensor
+
+    def sample(self, centre: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw z ``(B, d)`` around ``centre`` ``(B, d)``."""
+        shape = self.factor.shape[:2]
+        noise = torch.randn(shape, generator=generator, dtype=centre.dtype, device=centre.device)
+        moved = (self.factor.to(centre) @ noise[..., None]).reshape(len(centre), self.basis.shape[1], -1)
+        return centre + math.sqrt(self.variance) * (self.basis.to(centre) @ moved).flatten(1)
+
+    def log_prob(self, z: Tensor, centre: Tensor) -> Tensor:
+        """Log density ``(B,)`` of arriving at z from ``centre``."""
+        delta = (z - centre).reshape(len(z), self.basis.shape[0], -1)
+        lifted = (self.basis.T.to(z) @ delta).reshape(len(z), -1, 1)
+        factor = self.factor.to(z)
+        standard = torch.linalg.solve_triangular(factor, lifted, upper=False)[..., 0]
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = 0.5 * z.shape[1] * math.log(2 * math.pi * self.variance)
+        return -0.5 * standard.square().sum(-1) / self.variance - log_det - constant
 
 
 def reverse_step(

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from bgdiff.ladder.failures import check_points
-from bgdiff.ladder.kernels import NormalStep, Prior, reverse_step
+from bgdiff.ladder.kernels import NormalStep, Prior, ReverseStep, reverse_step
 from bgdiff.ladder.levels import interpolate_moments
+from bgdiff.ladder.pairwise import PairCurvature
 from bgdiff.ladder.torsional import fit_curvature, smooth_curvature, torsion_features
 from bgdiff.models.base import EnergyModel, log_density_and_score, mean_of_equal_axes
 from bgdiff.progress import Progress, silent
@@ -48,12 +49,14 @@ class Ladder:
         moments: E[s_i²] of rungs 1..K, ``(K, d)``; see :func:`measure_moments`.
         torsional: what torsions add to them on the P periodic axes, ``(K, 1 + 6 P, P)``, if known; see
             :mod:`bgdiff.ladder.torsional`.
+        pairs: what pairs of particles add to them, if known; see :mod:`bgdiff.ladder.pairwise`.
     """
 
     model: EnergyModel
     sigma: Tensor
     moments: Tensor
     torsional: Tensor | None = None
+    pairs: PairCurvature | None = None
 
     def at(self, sigma: Tensor) -> "Ladder":
         """The same ladder with other rungs, ``(K'+1,)``; what is known about steps is interpolated."""
@@ -62,7 +65,8 @@ class Ladder:
         if torsional is not None:
             flat = interpolate_moments(sigma, self.sigma, torsional.flatten(1))
             torsional = flat.reshape(len(flat), *torsional.shape[1:])
-        return Ladder(self.model, sigma, moments, torsional)
+        pairs = None if self.pairs is None else self.pairs.at(sigma, self.sigma)
+        return Ladder(self.model, sigma, moments, torsional, pairs)
 
     @property
     def n_rungs(self) -> int:
@@ -80,9 +84,11 @@ class Ladder:
         """The noising step from rung k to k+1."""
         return NormalStep.isotropic(self.step_variance(k), self.model.periodic)
 
-    def down(self, k: int, above: Tensor) -> NormalStep:
+    def down(self, k: int, above: Tensor) -> ReverseStep:
         """The reverse step from points ``above`` ``(B, d)`` at rung k+1 to rung k; centred at z + D s(z)."""
         moment, periodic = self.moments[k], self.model.periodic
+        if self.pairs is not None:
+            return self.pairs.step(k, above, self.sigma, moment)
         if self.torsional is None:
             return reverse_step(self.step_variance(k), moment, periodic)
         local = moment.expand(len(above), -1).clone()
