@@ -98,7 +98,7 @@ def generate_equilibrium(
     return {
         "method": "parallel tempering, frames of the lowest temperature",
         "evaluator": describe_target(task.components[0]),
-        "settings": settings.model_dump(mode="json", exclude={"interpolation"}),
+        "settings": settings.model_dump(mode="json", exclude={"interpolation", "samples"}),
         "temperatures": temperatures,
         "steps": np.mean([group["step"][-1] for group in groups], axis=0),
         "chain_lengths": [x.shape[1]] * len(x),
