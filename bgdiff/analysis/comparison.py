@@ -62,7 +62,7 @@ MetricName = Literal[
 _SAMPLES = 10_000
 _DISTANCES = 600_000  # of all pairs of all conformations of a set
 _CONFIGURATIONS, _CONFIGURATIONS_13 = 250, 100  # aligned exactly; by a search, of 13 particles
-_WEIGHTED = 8  # times as many, if samples are weighted
+_WEIGHTED = 4  # times as many, if samples are weighted
 _REPEATS, _REPEATS_ALIGNED = 5, 3
 _FEWEST = 10  # samples to compare
 
