@@ -310,7 +310,7 @@ class Trainer:
             self.average, _normalisers(self.average_increments), self.sigma, self.width, batch,
             classification=self.settings.classification or "bi_level", mixing=self.mixing, create_graph=False,
         )  # fmt: skip
-        result = {"held_out_score": float(terms.score), "held_out_diffclf": float(terms.classification)}
+        result = {"held_out_score": terms.score.item(), "held_out_diffclf": terms.classification.item()}
         index = torch.arange(0, len(held.z), max(1, len(held.z) // _EVALUATION_POINTS), device=self.device)
         with torch.no_grad():
             learned = self.average.log_density(held.z[index], self.sigma[1:2]).to(torch.float64)
