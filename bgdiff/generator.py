@@ -102,7 +102,8 @@ class BoltzmannGenerator:
         if self.ladder.torsional is not None:
             tensors["torsional"] = self.ladder.torsional.contiguous()
         if self.ladder.pairs is not None:
-            tensors |= {f"pairs.{name}": value for name, value in self.ladder.pairs.state().items()}
+            # copies: a file cannot hold the model's own tensors twice
+            tensors |= {f"pairs.{name}": value.clone() for name, value in self.ladder.pairs.state().items()}
         metadata = {
             "kind": "generator",
             "system": self.system.name,
