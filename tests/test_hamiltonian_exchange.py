@@ -12,6 +12,8 @@ from bgdiff.sampling import (
     HamiltonianMonteCarlo,
     HamiltonianRungs,
     Ladders,
+    TemperatureRungs,
+    TunedRungs,
     Walkers,
     exchange,
     exchange_replicas,
@@ -188,3 +190,46 @@ def test_stopping_and_resuming_changes_nothing():
     assert torch.equal(parts.walkers.x, whole.walkers.x)
     assert torch.equal(parts.walkers.velocity, whole.walkers.velocity)
     assert torch.equal(parts.at_rung, whole.at_rung)
+
+
+def test_tuned_rungs_of_one_step_are_the_plain_ones():
+    """The same numbers to the last bit, for temperatures and for potentials."""
+    temperatures = torch.tensor([1.0, 1.7, 3.0, 5.0], dtype=torch.float64)
+    steps = torch.full((4,), 0.25, dtype=torch.float64)
+    move = HamiltonianMonteCarlo(ENDS[0], ONE, 0.25, 5, jitter=0.2)
+    pairs = [
+        (TemperatureRungs(move, temperatures), TunedRungs(ENDS[:1], 1 / temperatures[:, None], steps, 5)),
+        (
+            HamiltonianRungs(ENDS, WEIGHTS, lambda u: HamiltonianMonteCarlo(u, ONE, 0.25, 5, jitter=0.2)),
+            TunedRungs(ENDS, WEIGHTS, steps, 5),
+        ),
+    ]
+    for plain, tuned in pairs:
+        x = 0.3 * torch.randn(40, 1, 2, generator=seeded(3), dtype=torch.float64)
+        target = tuned.target(torch.arange(4).repeat(10))
+        one, other = (Ladders.in_order(Walkers.at(target, x), 4) for _ in range(2))
+        exchange_replicas(plain, one, 12, seeded(4))
+        exchange_replicas(tuned, other, 12, seeded(4))
+        assert torch.equal(one.walkers.x, other.walkers.x)
+        assert torch.equal(one.at_rung, other.at_rung)
+
+
+def test_every_rung_has_its_own_step():
+    move = HamiltonianMonteCarlo(ENDS[1], ONE, torch.tensor([0.1, 0.5]), 3)
+    x = torch.randn(2, 1, 2, generator=seeded(5), dtype=torch.float64)
+    both = Walkers.at(ENDS[1], x)
+    move(both, seeded(6))
+    for row, step in enumerate((0.1, 0.5)):
+        alone = Walkers.at(ENDS[1], x)
+        HamiltonianMonteCarlo(ENDS[1], ONE, step, 3)(alone, seeded(6))
+        torch.testing.assert_close(both.x[row], alone.x[row], rtol=1e-6, atol=0)
+        assert (alone.x[row] != x[row]).all()
+    steps = torch.ones(3, dtype=torch.float64)
+    with pytest.raises(ConfigError, match="3 steps for 4 rungs"):
+        TunedRungs(ENDS, WEIGHTS, steps, 5)
+    with pytest.raises(ConfigError, match="must be positive"):
+        TunedRungs(ENDS[:1], torch.tensor([[1.0], [0.5], [0.0]]), steps, 5)
+    with pytest.raises(ConfigError, match="do not fit 2 components"):
+        TunedRungs(ENDS, torch.ones(3, 1), steps, 5)
+    with pytest.raises(ConfigError, match="positive step"):
+        HamiltonianMonteCarlo(ENDS[1], ONE, torch.tensor([0.1, 0.0]), 3)
