@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle
 from matplotlib.ticker import FixedLocator
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +28,7 @@ BOND = 1.3
 shell ends at 1.2 to 1.4 of them."""
 
 _BALL, _STICK = 0.30, 0.055  # radii in contact lengths
+_TITLE, _CAPTION, _LEGEND = 0.24, 0.26, 0.46  # inches above and below a structure, and at the bottom
 # few to many neighbours: light to dark of one blue, and orange for the few that are buried
 _RAMP = ("#d6e6f4", "#abd0e6", "#6aaed6", "#3787c0", "#1561a9", "#083674")
 _BURIED = "#D55E00"
@@ -81,14 +81,14 @@ def structures(
     most, least = (int(pick([pick(found) for found in number])) for pick in (max, min))
     colours = _colours(least, most)
     radius = _BALL * contact
-    figure, axes, canvases = strip(pictures, x, 1.2 * radius, columns)
+    figure, canvases = strip(pictures, x, 1.2 * radius, columns)
     for canvas, points, pairs, found in zip(canvases, x, neighbours, number, strict=True):
         shades = colours(found - least)[:, :3]
         if x.shape[2] == 3:
             canvas.draw(Scene(points, np.full(len(points), radius), shades, pairs, _STICK * contact))
         else:
             _in_the_plane(canvas.axes, points, pairs, shades, radius)
-    _legend(figure, axes, colours, least, most, f"{bond:.3g}{' ' + unit if unit else ''}")
+    _legend(figure, colours, least, most, f"{bond:.3g}{' ' + unit if unit else ''}")
     return figure
 
 
@@ -110,7 +110,7 @@ class Canvas:
 
 def strip(
     pictures: Sequence[Picture], x: Array, margin: float, columns: int, *, legend: bool = True
-) -> tuple[Figure, NDArray[np.object_], list[Canvas]]:
+) -> tuple[Figure, list[Canvas]]:
     """A figure with room for structures ``x`` ``(n, N, D)`` side by side on one scale, with their texts.
 
     Args:
@@ -118,32 +118,35 @@ def strip(
         legend: leave room for one below.
 
     Returns:
-        The figure, all its axes, and a canvas for each structure.
+        The figure, and a canvas for each structure.
     """
     low, high = x[:, :, :2].min((0, 1)) - margin, x[:, :, :2].max((0, 1)) + margin
     columns = min(columns, len(x))
     rows = -(-len(x) // columns)
     panel = WIDTH / max(columns, 3)
     height = panel * (high[1] - low[1]) / (high[0] - low[0])
-    figure = Figure(
-        figsize=(panel * columns, rows * (height + 0.36) + (0.5 if legend else 0.1)),
-        layout=ConstrainedLayoutEngine(w_pad=0.0, h_pad=0.01, wspace=0.0, hspace=0.02),
-    )
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.ravel():
+    width, row = panel * columns, _TITLE + height + _CAPTION
+    total = rows * row + (_LEGEND if legend else 0.0)
+    figure = Figure(figsize=(width, total))
+    axes = []
+    for place in range(len(x)):
+        down, across = divmod(place, columns)
+        bottom = total - down * row - _TITLE - height
+        box = (across * panel / width, bottom / total, panel / width, height / total)
+        ax = figure.add_axes(box, xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         ax.set_axis_off()
-        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        axes.append(ax)
     half = float(np.maximum(-low, high).max())
     pixels = round(2 * half * panel * DPI / float(high[0] - low[0]))
     canvases = []
-    for ax, picture in zip(axes.ravel(), pictures, strict=False):
+    for ax, picture in zip(axes, pictures, strict=True):
         ax.set_title(picture.title, fontsize=7.5, fontweight="bold", pad=2)
         ax.annotate(
             picture.caption, (0.5, 0), xycoords="axes fraction", ha="center", va="top", fontsize=7.0,
             color=COLOURS["muted"],
         )  # fmt: skip
         canvases.append(Canvas(ax, half, pixels))
-    return figure, axes, canvases
+    return figure, canvases
 
 
 def _neighbours(points: Array, bond: float) -> NDArray[np.intp]:
@@ -173,16 +176,15 @@ def _in_the_plane(ax: Axes, points: Array, pairs: NDArray[np.intp], shades: Arra
         )
 
 
-def _legend(
-    figure: Figure, axes: NDArray[np.object_], colours: ListedColormap, least: int, most: int, bond: str
-) -> None:
+def _legend(figure: Figure, colours: ListedColormap, least: int, most: int, bond: str) -> None:
     from matplotlib.cm import ScalarMappable
 
-    steps = BoundaryNorm(np.arange(least, most + 2) - 0.5, colours.N)
+    width, height = figure.get_size_inches()
     bar = figure.colorbar(
-        ScalarMappable(steps, colours), ax=list(axes.ravel()), orientation="horizontal",
-        fraction=0.05, aspect=28, shrink=2.7 / figure.get_size_inches()[0], pad=0.08,
-    )  # fmt: skip
+        ScalarMappable(BoundaryNorm(np.arange(least, most + 2) - 0.5, colours.N), colours),
+        cax=figure.add_axes((0.5 - 1.2 / width, 0.34 / height, 2.4 / width, 0.09 / height)),
+        orientation="horizontal",
+    )
     bar.set_label(f"neighbours within {bond}", fontsize=7.0, labelpad=1)
     step = 1 if most - least < 13 else 2
     bar.ax.xaxis.set_major_locator(FixedLocator(list(range(least, most + 1, step))))

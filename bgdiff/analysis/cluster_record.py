@@ -106,14 +106,19 @@ def pair_densities(x: Array, edges: Array) -> Array:
     return np.asarray(counts / (first.size * width))
 
 
-def distance_bins(x: Array, bins: int = 90) -> Array:
-    """Edges ``(bins + 1,)`` over all but the rarest pair distances of a data set ``(n, N, D)``."""
+def distance_bins(x: Array, bins: int | None = None) -> Array:
+    """Edges ``(bins + 1,)`` over all but the rarest pair distances of a data set ``(n, N, D)``.
+
+    By default bins are a thirtieth of the shortest distances wide, at least 40 and at most 200.
+    """
     first, second = np.triu_indices(x.shape[1], 1)
     rows = np.linspace(0, len(x) - 1, min(len(x), max(1, _AT_ONCE // first.size))).astype(np.intp)
     distance = np.linalg.norm(x[rows][:, first] - x[rows][:, second], axis=2)
     low, high = np.quantile(distance, [1e-5, 1 - 1e-5])
     margin = 0.04 * (high - low)
-    return np.linspace(max(0.0, low - margin), high + margin, bins + 1)
+    start, stop = max(0.0, low - margin), high + margin
+    number = bins or int(np.clip(30 * (stop - start) / max(low, 1e-9), 40, 200))
+    return np.linspace(start, stop, number + 1)
 
 
 def distances_of_data(x: Array, chain: ArrayLike, edges: Array) -> Distribution:

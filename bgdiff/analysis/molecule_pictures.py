@@ -62,7 +62,7 @@ def molecule_structures(
     bonds = np.array([(one.index, other.index) for one, other in topology.bonds], dtype=np.intp).reshape(
         -1, 2
     )
-    figure, _, canvases = strip(pictures, x, 1.2 * float(radii.max()), columns, legend=False)
+    figure, canvases = strip(pictures, x, 1.2 * float(radii.max()), columns, legend=False)
     for canvas, points in zip(canvases, x, strict=True):
         canvas.draw(Scene(points, radii, colours, bonds, _STICK))
     return figure
