@@ -90,6 +90,9 @@ class LadderConfig(_Settings):
     pilot_samples: Annotated[int, Field(ge=0)] = 1000
     """Data points walked up a pilot ladder to place the rungs where they help most; 0 leaves them
     log-uniform."""
+    normaliser_samples: Annotated[int, Field(ge=0)] = 2000
+    """Noised data points at a rung, at most, from which MBAR solves for the normalisers when training ends,
+    and checks them on data kept from it; 0 leaves them as training did, unchecked."""
 
     @model_validator(mode="after")
     def _rising(self) -> "LadderConfig":

@@ -42,7 +42,7 @@ __all__ = ["BoltzmannGenerator", "Ensemble", "Proposal", "finish", "join_paths",
 
 _LOG = logging.getLogger(__name__)
 _CURVATURE_SAMPLES = 2048
-_FEWEST_POINTS, _MOST_POINTS = 64, 2000  # at a rung, to polish normalisers with
+_FEWEST_POINTS = 64  # at a rung, to polish normalisers with
 
 
 @dataclass(frozen=True)
@@ -326,7 +326,7 @@ def finish(
     n_pilot, model = settings.pilot_samples, trainer.average
     particles, periodic = isinstance(model, ParticleModel), bool(trainer.periodic.any())
     rungs = len(sigma) - 1
-    classified = trainer.settings.classification is not None
+    classified = trainer.settings.classification is not None and settings.normaliser_samples > 0
     before_pilot = rungs * (1 + (periodic or particles))
     total = before_pilot + rungs * (bool(n_pilot) + classified)
 
@@ -346,7 +346,7 @@ def finish(
     if classified:
         # a small share of what training saw
         points = trainer.settings.steps * trainer.settings.batch_size // 400
-        points = max(_FEWEST_POINTS, min(points, _MOST_POINTS))
+        points = max(_FEWEST_POINTS, min(points, settings.normaliser_samples))
         normalisers = _polished(measured, normalisers, z, points, stream("polish"), after(total - rungs))
     if n_pilot:
         pilot = some(n_pilot, "pilot")

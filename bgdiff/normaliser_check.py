@@ -26,14 +26,15 @@ _POINTS = 1500  # at a rung
 
 
 def check_run(run: "Run", generator: "BoltzmannGenerator", progress: Progress = silent) -> Normalisers | None:
-    """Compare, or read what was found for the same model before; None if training did not classify.
+    """Compare, or read what was found for the same model before; None if training did not classify,
+    or settings ask for none.
 
     The result is kept in the run. It takes seconds: no target energy is computed.
 
     Raises:
         CheckpointError: a file of the run is damaged.
     """
-    if run.config.training.classification is None:
+    if run.config.training.classification is None or not run.config.ladder.normaliser_samples:
         return None
     digest = hashlib.sha256(run.generator_file.read_bytes()).hexdigest()
     stored = _stored(run)
@@ -66,7 +67,7 @@ def _compare(run: "Run", generator: "BoltzmannGenerator", progress: Progress) ->
     try:
         solved = solve_normalisers(
             ladder.model, sigma, data_width(ladder), z.to(device), stream, unit=unit, initial=learned,
-            points=_POINTS, progress=progress,
+            points=min(_POINTS, run.config.ladder.normaliser_samples), progress=progress,
         )  # fmt: skip
     except DataError as problem:  # too little data, or rungs that do not overlap
         _LOG.warning("the learned normalisers could not be checked: %s", problem)
