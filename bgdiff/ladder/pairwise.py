@@ -27,6 +27,7 @@ from bgdiff.ladder.levels import interpolate_moments
 __all__ = ["PairCurvature", "Pairs", "position"]
 
 _LEAST = 1e-3  # share of the noising step's variance that a reverse step has at least
+_NUMBERS = 500_000  # of matrices that are worked on at a time
 _SHRINK = (0.5, 0.25)  # of what pairs add, where all of it is too much
 
 
@@ -73,8 +74,14 @@ class PairCurvature:
         plain = reverse_step(high - low, moment, torch.zeros_like(moment, dtype=torch.bool))
         variance = float(plain.variance[0])
         least = max(_LEAST, 0.5 * low / high) * (high - low) / variance
-        added = self.matrix(k, z, float(sigma[k + 1])) * (-((high - low) ** 2) / variance)
-        return CorrelatedStep(variance, _factor(added, min(least, 0.5)), self._basis(z))
+        size = self.event_shape[0] * self.event_shape[1]
+        factor = z.new_empty(len(z), size, size)
+        start = 0
+        for part in z.split(max(1, _NUMBERS // size**2)):  # as many as stay in a processor's cache
+            added = self.matrix(k, part, float(sigma[k + 1])) * (-((high - low) ** 2) / variance)
+            factor[start : start + len(part)] = _factor(added, min(least, 0.5))
+            start += len(part)
+        return CorrelatedStep(variance, factor, self._basis(z))
 
     def matrix(self, k: int, z: Tensor, sigma: float) -> Tensor:
         """What pairs add at rung k+1 of noise ``sigma``, among all N particles: ``(B, N D, N D)``, symmetric.
@@ -83,7 +90,6 @@ class PairCurvature:
         basis.
         """
         pairs = self._pairs
-        n, dim = self.event_shape
         width = (1 + sigma**2) ** 0.5
         apart, distance = pairs.apart(z)
         along, across = torch.empty_like(distance), torch.empty_like(distance)
@@ -92,16 +98,17 @@ class PairCurvature:
             table = self.values[k, kind].to(z) / width**2
             along[:, members] = torch.lerp(table[0][where], table[0][where + 1], share)
             across[:, members] = torch.lerp(table[1][where], table[1][where + 1], share)
-        line = apart / distance[..., None].clamp_min(torch.finfo(z.dtype).tiny)
-        block = (along - across)[..., None, None] * line[..., None] * line[..., None, :]
-        block.diagonal(dim1=-2, dim2=-1).add_(across[..., None])
-        own = z.new_zeros(len(z), n, dim, dim)
-        own.index_add_(1, pairs.first, block).index_add_(1, pairs.second, block)
-        full = z.new_zeros(len(z), n, n, dim, dim)
-        full[:, pairs.first, pairs.second] = -block
-        full[:, pairs.second, pairs.first] = -block
-        full[:, torch.arange(n), torch.arange(n)] = own
-        return full.transpose(2, 3).reshape(len(z), n * dim, n * dim)
+        line = apart.movedim(-1, 0) / distance.clamp_min(torch.finfo(z.dtype).tiny)
+        n, dim = self.event_shape
+        full = z.new_empty(len(z), n, dim, n, dim)
+        for row in range(dim):
+            for column in range(row, dim):
+                value = (along - across) * line[row] * line[column]
+                plane = pairs.matrix(value + across if row == column else value)
+                full[:, :, row, :, column] = plane
+                if row != column:
+                    full[:, :, column, :, row] = plane
+        return full.reshape(len(z), n * dim, n * dim)
 
     def state(self) -> dict[str, Tensor]:
         """What :meth:`from_state` rebuilds it from."""
@@ -134,6 +141,7 @@ class Pairs:
         first, second: ``(P,)``.
         members: indices of the pairs of each kind.
         differences: from latents to x_i - x_j, ``(P, N-1)``.
+        place: which pair each entry of an ``(N, N)`` matrix belongs to, flat; P on the diagonal.
     """
 
     event_shape: tuple[int, int]
@@ -141,6 +149,7 @@ class Pairs:
     second: Tensor
     members: list[Tensor]
     differences: Tensor
+    place: Tensor
 
     @classmethod
     def of(cls, event_shape: tuple[int, int], types: Tensor) -> "Pairs":
@@ -150,13 +159,25 @@ class Pairs:
         _, kind = torch.unique(kinds, dim=0, return_inverse=True)
         members = [torch.nonzero(kind == c)[:, 0] for c in range(int(kind.max()) + 1)]
         basis = helmert(n).T.to(types.device)
-        return cls(event_shape, first, second, members, basis[first] - basis[second])
+        place = torch.full((n, n), len(first), device=types.device)
+        place[first, second] = place[second, first] = torch.arange(len(first), device=types.device)
+        return cls(event_shape, first, second, members, basis[first] - basis[second], place.flatten())
 
     def apart(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x_i - x_j ``(B, P, D)`` and its length ``(B, P)``, in units of the latents."""
         n, dim = self.event_shape
         apart = self.differences.to(z) @ z.reshape(-1, n - 1, dim)
         return apart, apart.square().sum(-1).sqrt()
+
+    def matrix(self, value: Tensor) -> Tensor:
+        """Σ_{i<j} value_ij (e_i - e_j)(e_i - e_j)ᵀ, ``(B, N, N)`` for values ``(B, P)``."""
+        n, _ = self.event_shape
+        padded = torch.cat([value, torch.zeros_like(value[:, :1])], 1)
+        full = padded.index_select(1, self.place).reshape(len(value), n, n)
+        own = full.sum(-1)
+        full = full.neg_()
+        full.diagonal(dim1=1, dim2=2).copy_(own)
+        return full
 
 
 def position(distance: Tensor, knots: Tensor) -> tuple[Tensor, Tensor]:
