@@ -276,7 +276,7 @@ def test_verdict_on_distances_to_the_reference(
     about = findings(changed(good, comparison=comparison(value, n_effective).model_dump()))
     (found,) = [one for one in about if "held-out equilibrium data" in one.text]
     assert found.level is level
-    assert ("energies (W2) 0.9 where 0.29 is the floor" in found.text) is (level is Level.CAUTION)
+    assert ("energies (W2) 0.9 kT where 0.29 is the floor" in found.text) is (level is Level.CAUTION)
     assert "pair distances" not in found.text
 
 

@@ -146,7 +146,7 @@ def _profiles(
         truth, ends = exact.get(info.name), boundaries(run.results, info)
         if info.kind in COUNTS and truth is None:
             figure = count_profile(samples, label=symbol(info.name), boundaries=ends)
-            caption = "−ln of the probability of each number; one standard error on the last bars."
+            caption = "−ln of the probability of each number; with one standard error of the last estimate."
         else:
             caption = "−ln of the probability density; band: one standard error of the estimate."
             figure = profile(

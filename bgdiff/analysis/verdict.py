@@ -271,6 +271,7 @@ def _distances(results: Results) -> list[Finding]:
     if not far:
         text = "The distances to held-out equilibrium data are about those of such data to each other."
         return [Finding(Level.RELIABLE, text)]
+    units = {"kT": " kT", "nm": " nm", "reduced": "", "": ""}
     named = ", ".join(
         f"{METRIC_NAMES[metric.name]} {metric.value:.2g} where {metric.floor:.2g} is the floor"
         for metric in far
