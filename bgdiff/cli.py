@@ -231,7 +231,9 @@ def data_generate(
 ) -> None:
     """Simulate a system as its system.yaml says, and write a data set with its provenance."""
     with errors_told(again=True):
-        from bgdiff.data.generate import generate_data
+        from bgdiff.data.generate import generate_data, provenance_path
+        from bgdiff.data.validation import verdicts
+        from bgdiff.io import read_json
         from bgdiff.systems import load_system
 
         with stage_progress().stage("simulate") as progress:
@@ -245,6 +247,9 @@ def data_generate(
                 frames=frames,
                 engine=engine.value,
             )
+        if found := read_json(provenance_path(path)).get("validation"):
+            for line in verdicts(found):
+                say(line)
         say(f"wrote {path}")
 
 
@@ -280,8 +285,9 @@ def reference(
     """Compute reference free energies by a method that shares nothing with the model.
 
     Molecules: parallel tempering, analysed with MBAR, as the system's replica_exchange section says (minutes
-    on the batched engine, hours on OpenMM). Double well: quadrature. With --to: alchemical replica exchange
-    between two systems, as the system's transformations section says.
+    on the batched engine, hours on OpenMM); clusters in reduced units have log Z besides. Double wells:
+    quadrature. With --to: alchemical replica exchange between two systems, as the system's transformations
+    section says.
 
     Example: bgdiff reference alanine_dipeptide_vacuum --to alanine_dipeptide_obc1
     """
@@ -306,7 +312,10 @@ def reference(
                     temperature=temperature,
                     length_ns=length_ns,
                 )
-            for item in read_json(path)["free_energy_differences"]:
+            content = read_json(path)
+            if log_z := content["log_z"]:
+                say(f"log Z = {with_error(log_z['value'], log_z['std_error'])}")
+            for item in content["free_energy_differences"]:
                 text = f"ΔF({item['initial']} → {item['final']}) / kT = "
                 say(text + with_error(item["value"], item["std_error"]))
         else:

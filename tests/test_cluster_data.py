@@ -19,7 +19,7 @@ from bgdiff.data.quench import quench
 from bgdiff.data.reference import compute_reference
 from bgdiff.data.toy_starts import given_starts, random_starts
 from bgdiff.data.toy_tempering import toy_ladder_task
-from bgdiff.data.validation import degrees_of_freedom
+from bgdiff.data.validation import degrees_of_freedom, validate, verdicts
 from bgdiff.errors import ConfigError, DataError, SystemDefinitionError
 from bgdiff.systems import System
 from bgdiff.targets.forcefield.kernel import kernel_status
@@ -42,7 +42,7 @@ free_energy_differences:
   - {{name: apart, initial: near, final: far}}
 global_minimum: {minimum}
 replica_exchange:
-  starts: [random, start.npy, [0, 0, 0, 0, 2, 0]]
+  starts: [random, start.npy]
   t_max: 3
   temperatures: 3
   ladders: 16
@@ -66,17 +66,13 @@ replica_exchange:
 """
 
 
-def two_particles(folder: Path, kind: str, **changes: str) -> System:
+def two_particles(folder: Path, kind: str) -> System:
     values: dict[str, Any] = {
         "lennard_jones": {"border": 1.6, "step": 0.05, "minimum": -1.756},
         "multi_double_well": {"border": 4.0, "step": 0.1, "minimum": -4.444444},
     }[kind]
     text = DEFINITION.format(kind=kind, **values)
     dimensions = 3 if kind == "lennard_jones" else 2
-    if dimensions == 2:
-        text = text.replace("[0, 0, 0, 0, 2, 0]", "[0, 0, 4, 0]")
-    for old, new in changes.items():
-        text = text.replace(f"{old}:", f"{new}:")
     folder.mkdir()
     (folder / "system.yaml").write_text(text, encoding="utf-8")
     x = np.zeros((1, 2, dimensions))
@@ -97,6 +93,11 @@ def exact(system: System, lo: float, hi: float, power: int = 0) -> float:
         return r**power * sphere * math.exp(-float(system.target.energy(x))) / math.sqrt(2)
 
     return quad(density, lo, hi, limit=200, epsrel=1e-8)[0]
+
+
+@pytest.fixture(autouse=True)
+def few_quenches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bgdiff.data.validation._QUENCHED", 8)
 
 
 @pytest.fixture(scope="module", params=["lennard_jones", "multi_double_well"])
@@ -129,7 +130,7 @@ def test_reference_agrees_with_quadrature(system: System, tmp_path: Path) -> Non
     assert log_z["lambdas"][-1] == 0
     (difference,) = content["free_energy_differences"]
     assert_agrees(difference, math.log(near / far))
-    assert len(difference["per_start"]) == 3
+    assert len(difference["per_start"]) == 2
     distance = exact(system, 1e-3, border, 1) + exact(system, border, 12, 1)
     assert_agrees(content["averages"]["mean_distance"], distance / (near + far))
     assert_agrees(content["averages"]["population_far"], far / (near + far))
@@ -141,13 +142,13 @@ def test_reference_agrees_with_quadrature(system: System, tmp_path: Path) -> Non
 
 def test_data_are_the_equilibrium_and_say_so(system: System, tmp_path: Path) -> None:
     out = generate_data(
-        system, tmp_path / "data.npz", seed=2, processes=1, method="parallel-tempering", frames=48 * 25
+        system, tmp_path / "data.npz", seed=2, processes=1, method="parallel-tempering", frames=32 * 25
     )
     data = system.load_data(out)
-    assert data.x.shape[0] == 48 * 25
+    assert data.x.shape[0] == 32 * 25
     assert data.x.mean(1).abs().max() < 1e-4
     assert torch.equal(data.x * 2**14, (data.x * 2**14).round())
-    r = (data.x[:, 0] - data.x[:, 1]).norm(dim=1).view(48, 25)
+    r = (data.x[:, 0] - data.x[:, 1]).norm(dim=1).view(32, 25)
     whole = exact(system, 1e-3, 12)
     for power in (1, 2):
         assert_mean((r**power).mean(1), exact(system, 1e-3, 12, power) / whole)
@@ -163,7 +164,7 @@ def test_data_are_the_equilibrium_and_say_so(system: System, tmp_path: Path) -> 
         (float(virial.mean()) - checks["virial"]["expected"]) / checks["virial"]["std_error"]
     )
     assert set(checks["means"]) == {"energy", "distance"}
-    assert len(checks["means"]["distance"]["by_start"]) == 3
+    assert len(checks["means"]["distance"]["by_start"]) == 2
     assert checks["means"]["distance"]["value"] == pytest.approx(float(r.mean()))
     assert checks["means"]["distance"]["largest_z"] < 4
     widths = np.diff(checks["energy_histogram"]["edges"])
@@ -173,7 +174,18 @@ def test_data_are_the_equilibrium_and_say_so(system: System, tmp_path: Path) -> 
     first = provenance["heat_capacity"][0]
     energy = system.target.energy(data.x)
     assert first["value"] == pytest.approx(float(energy.var()), rel=0.15)
+    assert any(f"{degrees_of_freedom(system)} in equilibrium" in line for line in verdicts(checks))
     assert checks["quenched"]["lowest_energy"] >= checks["quenched"]["global_minimum"] - 1e-3
+
+
+def test_frames_of_another_temperature_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    system = load_system("dw4")
+    x = system.load_data().x.view(128, -1, 4, 2)[:32, :40].numpy()
+    found = validate(system, 1.02 * x, ["here"] * 16 + ["there"] * 16)
+    assert found["virial"]["z"] > 4
+    assert "virial: " in caplog.text
+    validate(system, np.concatenate([x[:16], 1.02 * x[16:]]), ["here"] * 16 + ["there"] * 16)
+    assert "energy: ladders of different starts disagree" in caplog.text
 
 
 @pytest.mark.skipif(kernel_status().variant is None, reason="no compiled kernel")

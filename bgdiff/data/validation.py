@@ -1,6 +1,7 @@
 """Checks of an equilibrium sample of a toy density that need no other sample of it."""
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,18 +14,23 @@ from bgdiff.data.ladder_averages import of_groups
 from bgdiff.data.quench import quench
 from bgdiff.systems import System
 
-__all__ = ["heat_capacity", "start_labels", "validate"]
+__all__ = ["degrees_of_freedom", "heat_capacity", "start_labels", "validate", "verdicts"]
+
+log = logging.getLogger(__name__)
 
 _BINS = 60
 _QUENCHED = 256  # frames
 _SAME_MINIMUM = 1e-4  # kT
 _BATCH = 4096
+_FAR = 4.0  # standard errors that are no chance
 
 Array = NDArray[np.float64]
 
 
 def validate(system: System, x: NDArray[np.floating[Any]], labels: Sequence[str]) -> dict[str, Any]:
     """Judge frames ``(M, n, N, D)`` of M independent ladders or chains; all errors come from their spread.
+
+    Logs a warning if the frames cannot be the equilibrium.
 
     Args:
         labels: where each of them started.
@@ -48,12 +54,37 @@ def validate(system: System, x: NDArray[np.floating[Any]], labels: Sequence[str]
         if not system.spec.observables[name].periodic:
             draws[name] = values.reshape(ladders, n)
     density, edges = np.histogram(energy, bins=_BINS, density=True)
+    virial_z = (found["value"] - expected) / found["std_error"]
+    means = {name: _by_start(values.mean(axis=1), labels) for name, values in draws.items()}
+    if abs(virial_z) > _FAR:
+        log.warning("virial: %.4g, but %d in equilibrium; simulate longer", found["value"], expected)
+    for name, mean in means.items():
+        if mean["largest_z"] is not None and mean["largest_z"] > _FAR:
+            log.warning("%s: ladders of different starts disagree; simulate longer", name)
     return {
-        "virial": found | {"expected": expected, "z": (found["value"] - expected) / found["std_error"]},
-        "means": {name: _by_start(values.mean(axis=1), labels) for name, values in draws.items()},
+        "virial": found | {"expected": expected, "z": virial_z},
+        "means": means,
         "energy_histogram": {"edges": edges, "density": density},
         "quenched": _quenched(system, frames),
     }
+
+
+def verdicts(found: Mapping[str, Any]) -> list[str]:
+    """What :func:`validate` found, in a few lines for people."""
+    from bgdiff.analysis.text import with_error
+
+    virial, quenched = found["virial"], found["quenched"]
+    scores = [mean["largest_z"] for mean in found["means"].values() if mean["largest_z"] is not None]
+    lines = [
+        f"virial ⟨x·∇u⟩ = {with_error(virial['value'], virial['std_error'])}; "
+        f"{virial['expected']} in equilibrium"
+    ]
+    if scores:
+        lines.append(f"ladders of different starts differ by {max(scores):.1f} standard errors at most")
+    text = f"lowest minimum below {quenched['frames']} frames: {quenched['lowest_energy']:.6f}"
+    if "global_minimum" in quenched:
+        text += f"; the global one, {quenched['global_minimum']:.6f}, {quenched['at_global_minimum']} times"
+    return [*lines, text]
 
 
 def degrees_of_freedom(system: System) -> int:
