@@ -273,7 +273,8 @@ def _distances(results: Results) -> list[Finding]:
         return [Finding(Level.RELIABLE, text)]
     units = {"kT": " kT", "nm": " nm", "reduced": "", "": ""}
     named = ", ".join(
-        f"{METRIC_NAMES[metric.name]} {metric.value:.2g} where {metric.floor:.2g} is the floor"
+        f"{METRIC_NAMES[metric.name]} {metric.value:.2g}{units[metric.unit]} where {metric.floor:.2g} "
+        "is the floor"
         for metric in far
     )
     return [
