@@ -71,13 +71,10 @@ def validate(system: System, x: NDArray[np.floating[Any]], labels: Sequence[str]
 
 def verdicts(found: Mapping[str, Any]) -> list[str]:
     """What :func:`validate` found, in a few lines for people."""
-    from bgdiff.analysis.text import with_error
-
     virial, quenched = found["virial"], found["quenched"]
     scores = [mean["largest_z"] for mean in found["means"].values() if mean["largest_z"] is not None]
     lines = [
-        f"virial ⟨x·∇u⟩ = {with_error(virial['value'], virial['std_error'])}; "
-        f"{virial['expected']} in equilibrium"
+        f"virial ⟨x·∇u⟩ = {virial['value']:.4g} ± {virial['std_error']:.2g}; {virial['expected']} in equilibrium"
     ]
     if scores:
         lines.append(f"ladders of different starts differ by {max(scores):.1f} standard errors at most")
