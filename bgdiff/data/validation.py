@@ -73,9 +73,8 @@ def verdicts(found: Mapping[str, Any]) -> list[str]:
     """What :func:`validate` found, in a few lines for people."""
     virial, quenched = found["virial"], found["quenched"]
     scores = [mean["largest_z"] for mean in found["means"].values() if mean["largest_z"] is not None]
-    lines = [
-        f"virial ⟨x·∇u⟩ = {virial['value']:.4g} ± {virial['std_error']:.2g}; {virial['expected']} in equilibrium"
-    ]
+    value = f"{virial['value']:.4g} ± {virial['std_error']:.2g}"
+    lines = [f"virial ⟨x·∇u⟩ = {value}; {virial['expected']} in equilibrium"]
     if scores:
         lines.append(f"ladders of different starts differ by {max(scores):.1f} standard errors at most")
     text = f"lowest minimum below {quenched['frames']} frames: {quenched['lowest_energy']:.6f}"
