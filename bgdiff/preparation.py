@@ -16,7 +16,7 @@ from bgdiff.coordinates import (
     ZMatrix,
 )
 from bgdiff.progress import Progress, silent
-from bgdiff.training import TrainingData, label
+from bgdiff.training_data import TrainingData, label
 
 if TYPE_CHECKING:
     from bgdiff.data.dataset import Dataset

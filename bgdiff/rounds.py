@@ -39,7 +39,7 @@ from bgdiff.preparation import Prepared, basin_index, prepare
 from bgdiff.progress import Progress
 from bgdiff.random import generator_for
 from bgdiff.sources import Columns
-from bgdiff.training import TrainingData
+from bgdiff.training_data import TrainingData
 
 if TYPE_CHECKING:
     from bgdiff.run import Run, Stages

@@ -11,7 +11,8 @@ from bgdiff.coordinates import LatentTarget, WhitenedCoordinates
 from bgdiff.errors import CheckpointError, DataError
 from bgdiff.models import GaussianMixtureModel
 from bgdiff.random import generator_for
-from bgdiff.training import Trainer, TrainingData, label
+from bgdiff.training import Trainer
+from bgdiff.training_data import TrainingData, label
 
 
 class MixtureTarget:
