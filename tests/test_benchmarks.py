@@ -217,3 +217,52 @@ def test_peak(forcefield: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     loop()
     assert flops > 0
     assert compiler or "torch matmul" in method
+
+
+@pytest.mark.slow
+def test_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both corrections of a run are in its row, beside what was asked; cost has a row per size."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import clusters, harness
+
+    file, threads = tmp_path / "clusters.json", torch.get_num_threads()
+    arguments = ["clusters", "--quick", "--json", str(file), "--keep", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    harness.main("clusters", clusters.measure, "", clusters.tables)
+    assert torch.get_num_threads() == threads
+    quality, cost = json.loads(file.read_text())["rows"]
+    assert (quality["row"], cost["row"]) == ("dw4", "cost of lj13")
+    for method in ("is", "smc"):
+        kept = json.loads((tmp_path / "dw4" / f"results-{method}.json").read_text())
+        assert kept["method"] == method
+        metric = next(one for one in kept["comparison"]["metrics"] if one["name"] == "energy_w2")
+        title = {"is": "path", "smc": "SMC"}[method]
+        assert quality[f"energy_w2, {title} / floor"] == metric["value"] / metric["floor"]
+    assert quality["reached"]["path ESS"] == (quality["path ESS"] >= 0.9)
+    assert quality["reached"]["virial z, data"] is True
+    assert 0 < quality["path ESS, isotropic steps"] <= 1
+    assert quality["training / CPU min"] > 0
+    assert cost["particles"] == 13
+    for name, value in cost.items():
+        assert name == "row" or value > 0, name
+    for of in ("training step", "1000 samples, scores alone"):
+        assert cost[f"{of}, times all products"] <= cost[f"{of}, times its layers' products"]
+
+
+def test_matrix_products_are_counted_and_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A linear layer takes one product forward and two backward; of its input the gradient if asked for."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.cluster_cost import growth_exponent
+    from benchmarks.matrix_products import bare, flops, matrix_products
+
+    layer, x = torch.nn.Linear(5, 7), torch.randn(11, 5, requires_grad=True)
+    forward = matrix_products(lambda: layer(x))
+    assert flops(forward) == 2 * 11 * 5 * 7
+    both = matrix_products(lambda: layer(x).square().sum().backward())
+    assert flops(both) == 3 * flops(forward)
+    batched = matrix_products(lambda: torch.randn(3, 2, 4) @ torch.randn(3, 4, 6))
+    assert flops(batched) == 2 * 3 * 2 * 4 * 6
+    repeated = matrix_products(bare(both))
+    assert [one.factors for one in repeated] == [one.factors for one in both]
+    particles = [13, 38, 55]
+    assert growth_exponent(particles, [0.1 * n**1.7 for n in particles]) == pytest.approx(1.7)
