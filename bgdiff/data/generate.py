@@ -44,7 +44,9 @@ def generate_data(
 
     - ``md``: plain molecular dynamics as the ``generate`` section says, deliberately short.
     - ``parallel-tempering``: frames of the equilibrium at the system's temperature, 1 ps apart in each of
-      many ladders (for a toy density as far as it says), as the ``replica_exchange`` section says.
+      many ladders (for a toy density as far as it says), as the ``replica_exchange`` section says. The
+      provenance of a toy density says whether they pass the checks of
+      :func:`~bgdiff.data.validation.validate`.
     - ``mala``: the chains on a toy density that its ``generate`` section asks for.
 
     Molecules run on the batched engine where it covers them, else on OpenMM. An interrupted generation
