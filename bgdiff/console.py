@@ -190,6 +190,10 @@ def info_view(info: Mapping[str, Any]) -> Group:
     facts.add_row("OpenMM", Text(f"{versions.pop('openmm', '')}: {', '.join(info['openmm_platforms'])}"))
     del versions["python"]
     facts.add_row("packages", Text(", ".join(f"{name} {version}" for name, version in versions.items())))
+    for system, presets in info["settings"].items():
+        for preset, changes in presets.items():
+            text = ", ".join(f"{field}={value}" for field, value in changes.items())
+            facts.add_row(Text(f"{system}, {preset}"), Text(text))
     parts: list[Any] = [title, "", facts]
     if "benchmark" in info:
         what = f"{info['benchmark']['system']}, energies and forces, one thread"

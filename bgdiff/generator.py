@@ -42,6 +42,7 @@ __all__ = ["BoltzmannGenerator", "Ensemble", "Proposal", "finish", "join_paths",
 
 _LOG = logging.getLogger(__name__)
 _CURVATURE_SAMPLES = 2048
+_FEWEST_MOMENTS = 256
 _FEWEST_POINTS = 64  # at a rung, to polish normalisers with
 
 
@@ -334,7 +335,10 @@ def finish(
         return lambda done, of, text="": progress(start + done * rungs // of, total, text)
 
     data = some(settings.moment_samples, "moments")
-    moments = measure_moments(model, sigma, data, stream("moments"), progress=after(0))
+    enough = len(data)
+    if isinstance(model, ParticleModel):  # one moment for all axes: a point tells it once for every particle
+        enough = max(_FEWEST_MOMENTS, enough // model.event_shape[0])
+    moments = measure_moments(model, sigma, data[:enough], stream("moments"), progress=after(0))
     torsional = measure_curvature(
         model, sigma, data[:_CURVATURE_SAMPLES], stream("curvature"), progress=after(rungs)
     )

@@ -1,13 +1,13 @@
 """What this installation consists of and how fast it is: the content of ``bgdiff info``."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import bgdiff
 from bgdiff.environment import available_cores, package_versions, processor_name
 
-__all__ = ["benchmark", "collect_info"]
+__all__ = ["benchmark", "collect_info", "recommended_settings"]
 
 _SYSTEM = "alanine_dipeptide_vacuum"
 _BATCH = 512
@@ -21,7 +21,7 @@ _OPENMM_BATCH = 16  # OpenMM takes one conformation at a time, so that its rate 
 
 
 def collect_info(seconds: float = 2.0) -> dict[str, Any]:
-    """Versions, machine, engine, OpenMM platforms and a short benchmark, as plain values.
+    """Versions, machine, engine, OpenMM platforms, systems' settings and a short benchmark, as plain values.
 
     Args:
         seconds: about how long the benchmark may take; 0 for none.
@@ -46,10 +46,39 @@ def collect_info(seconds: float = 2.0) -> dict[str, Any]:
         },
         "engine": _engine(),
         "openmm_platforms": platforms,
+        "settings": recommended_settings(),
     }
     if seconds > 0:
         info["benchmark"] = benchmark(seconds)
     return info
+
+
+def recommended_settings() -> dict[str, dict[str, dict[str, Any]]]:
+    """What the known systems change in each preset, field by field: ``{system: {preset: {field: value}}}``.
+
+    Systems that change nothing, or whose definition is wrong, are left out.
+    """
+    from bgdiff.errors import SystemDefinitionError
+    from bgdiff.systems import list_systems, load_system
+
+    found = {}
+    for name in list_systems():
+        try:
+            settings = load_system(name).spec.settings
+        except SystemDefinitionError:
+            continue
+        if settings:
+            found[name] = {preset: dict(_fields(changes)) for preset, changes in settings.items()}
+    return found
+
+
+def _fields(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings as ``--set`` names them: section.field."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _engine() -> dict[str, Any]:

@@ -1,14 +1,18 @@
 """Settings that a system's folder recommends: between the preset and what the user says."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bgdiff.cli_options import parse_overrides
 from bgdiff.config import make_config
+from bgdiff.console import info_view
 from bgdiff.errors import ConfigError, SystemDefinitionError
+from bgdiff.info import collect_info
 from bgdiff.run import start_run
 from bgdiff.systems import load_system
 
@@ -57,6 +61,23 @@ def test_a_run_records_what_it_was_recommended(tmp_path: Path) -> None:
     plain, changed = load_system("double_well"), load_system(folder)
     assert plain.ensemble_digest == changed.ensemble_digest
     assert plain.question_digest == changed.question_digest
+
+
+def test_info_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _copy(tmp_path, json.dumps(RECOMMENDED))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "system.yaml").write_text("name: broken\n")
+    monkeypatch.setenv("BGDIFF_SYSTEMS", str(tmp_path))
+    found = collect_info(0)
+    assert found["settings"]["wells"]["quick"]["network.particles.width"] == 32
+    assert found["settings"]["wells"]["best"] == {"training.steps": 9000}
+    assert "broken" not in found["settings"]
+    assert "double_well" not in found["settings"]
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console.print(info_view(found))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line for line in console.file.getvalue().splitlines() if line.startswith("wells, quick")]
+    assert "training.steps=900, training.batch_size=128" in lines[0]
 
 
 @pytest.mark.parametrize(

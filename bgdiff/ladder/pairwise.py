@@ -11,7 +11,7 @@ with radial functions α, β for every rung (:mod:`bgdiff.ladder.pair_fit` finds
 depends on where a step starts is exact; a good one costs fewer rungs. As all of it is made of distances and
 directions, it turns with the particles.
 
-Reference for the covariance: Meng et al., NeurIPS 34, 25359 (2021), eq. 9.
+Reference for the covariance: Meng, Song, Li & Ermon, NeurIPS 34, 25359 (2021).
 """
 
 from dataclasses import dataclass, replace
