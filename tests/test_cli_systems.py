@@ -1,5 +1,6 @@
 """The command line: systems, their data and their references."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ class TestData:
         def generate(system: Any, out: Any, seed: int, processes: int, progress: Any, **options: Any) -> Path:
             recorded.append((system.name, out, seed, processes, options))
             progress(1, 2, "")
+            virial = {"value": 5.951, "std_error": 0.16, "expected": 6}
+            quenched = {"frames": 9, "lowest_energy": -3.0}
+            checked = {"virial": virial, "means": {"energy": {"largest_z": 1.23}}, "quenched": quenched}
+            Path("made.json").write_text(json.dumps({"validation": checked} if options["frames"] else {}))
             return Path("made.npz")
 
         monkeypatch.setattr("bgdiff.data.generate.generate_data", generate)
@@ -51,15 +56,14 @@ class TestData:
         assert outcome.out == "wrote made.npz\n"
         options = {"method": None, "frames": None, "engine": "auto"}
         assert recorded == [("double_well", None, 4, 2, options)]
-        call(
-            "data",
-            "generate",
-            "double_well",
-            "--method=parallel-tempering",
-            "--frames",
-            9,
-            "--engine=openmm",
-        )
+        flags = ("--method=parallel-tempering", "--frames", 9, "--engine=openmm")
+        told = call("data", "generate", "double_well", *flags).out.splitlines()
+        assert told == [
+            "virial ⟨x·∇u⟩ = 5.951 ± 0.16; 6 in equilibrium",
+            "ladders of different starts differ by 1.2 standard errors at most",
+            "lowest minimum below 9 frames: -3.000000",
+            "wrote made.npz",
+        ]
         options = {"method": "parallel-tempering", "frames": 9, "engine": "openmm"}
         assert recorded[1] == ("double_well", None, 0, None, options)
 
@@ -72,7 +76,8 @@ class TestData:
     def test_reference(self, call: Call, tmp_path: Path) -> None:
         outcome = call("reference", "double_well", "--out", tmp_path / "reference.json")
         assert outcome.code == 0
-        value, written = outcome.out.splitlines()
+        log_z, value, written = outcome.out.splitlines()
+        assert log_z == "log Z = 5.951223 (exact)"
         assert value == "ΔF(left → right) / kT = 2.629384 (exact)"
         assert written == f"wrote {tmp_path / 'reference.json'}"
 
