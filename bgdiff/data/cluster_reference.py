@@ -4,6 +4,7 @@ Nothing here knows of models. log Z is the integral of exp(-u) over the mean-fre
 :class:`~bgdiff.coordinates.MeanFreeCoordinates`.
 """
 
+import logging
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,11 @@ from bgdiff.targets.choose import describe_target
 
 __all__ = ["cluster_reference", "interpolation_task"]
 
+log = logging.getLogger(__name__)
+
+_LEAST_OVERLAP = (
+    0.03  # of neighbouring rungs (Klimovich, Shirts & Mobley, J. Comput. Aided Mol. Des. 29, 397, 2015)
+)
 _BLOCKS = 4  # of the independent ladders of a group, so that errors come from more than a few values
 
 Array = NDArray[np.float64]
@@ -165,6 +171,13 @@ def _log_z(task: ToyLadderTask, records: list[list[Arrays]], starts: Sequence[st
     profiles = np.array([group_mbar(energy, away)[0] for energy in blocks])
     values = oscillator.log_z() + profiles[:, -1]
     checked = decorrelated_mbar([group["energy"] for group in groups], away)
+    overlap = checked["smallest_overlap_of_neighbours"]
+    if overlap < _LEAST_OVERLAP:
+        log.warning(
+            "log Z: neighbouring rungs of the interpolation overlap by only %.2g, so it may be further off "
+            "than its error says; give replica_exchange.interpolation more rungs, or another power",
+            overlap,
+        )
     labels = [start for start in starts for _ in range(len(blocks) // len(groups))]
     return {
         **of_groups(values),
@@ -179,7 +192,7 @@ def _log_z(task: ToyLadderTask, records: list[list[Arrays]], starts: Sequence[st
             "mbar_decorrelated": {
                 "value": oscillator.log_z() + checked["value"],
                 "std_error": checked["std_error"],
-                "smallest_overlap_of_neighbours": checked["smallest_overlap_of_neighbours"],
+                "smallest_overlap_of_neighbours": overlap,
             },
         },
         **mixing(groups),
