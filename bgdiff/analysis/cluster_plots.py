@@ -46,9 +46,9 @@ def pair_distances(
     for name, one in shown.items():
         _line(top, one.edges, one.density, one.std_error, name, strong=name == main)
     tallest = max(float(np.nanmax(one.density, initial=0.0)) for one in shown.values())
-    top.set_ylim(0, 1.06 * tallest or 1.0)
+    top.set_ylim(0, 1.22 * tallest or 1.0)  # with room for the legend
     top.set_ylabel("probability density" + (f" × {unit}" if unit else ""))
-    top.legend(loc="upper right", borderaxespad=0.2)
+    top.legend(loc="upper right", borderaxespad=0.2, ncols=len(shown))
     top.axhline(0, color=COLOURS["muted"], linewidth=0.5, zorder=0)
     outside = [
         f"{LABELS.get(name, name)} {percent(one.outside)}"

@@ -140,7 +140,7 @@ def rung_curves(
         gap = f[known] - g[known]
         axes[1].errorbar(place[known], gap, yerr=np.nan_to_num(error[known]), fmt="o", markersize=2.8,
                          elinewidth=0.9, color=COLOURS["proposal"], zorder=3)  # fmt: skip
-        axes[1].set_ylabel(f"difference / {_KT}")
+        axes[1].set_ylabel(f"apart / {_KT}")
         reach = max(1.25 * limit, 1.15 * float(np.max(np.abs(gap) + np.nan_to_num(error[known]))))
         axes[1].set_ylim(-reach, reach)
         axes[1].annotate(f"±{limit:g}", (0.995, limit), xycoords=("axes fraction", "data"), ha="right",
