@@ -61,9 +61,9 @@ def percent(value: float | None) -> str:
     share = 100 * value
     if share == 0:
         return "0 %"
-    if share >= 9.95:
+    if abs(share) >= 9.95:
         return f"{share:.1f} %"
-    decimals = max(1 - math.floor(math.log10(share)), 0)
+    decimals = max(1 - math.floor(math.log10(abs(share))), 0)
     return f"{share:.{decimals}f} %"
 
 
