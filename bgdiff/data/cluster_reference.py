@@ -35,6 +35,7 @@ _LEAST_OVERLAP = (
     0.03  # of neighbouring rungs (Klimovich, Shirts & Mobley, J. Comput. Aided Mol. Des. 29, 397, 2015)
 )
 _BLOCKS = 4  # of the independent ladders of a group, so that errors come from more than a few values
+_LEAST_LADDERS = 2  # in a block: with too few samples MBAR hardly converges
 
 Array = NDArray[np.float64]
 
@@ -205,7 +206,7 @@ def _joined(records: list[list[Arrays]]) -> list[Arrays]:
 
 def _blocks(group: Arrays, keys: Sequence[str]) -> list[Arrays]:
     """Parts of a group's ladders, along the second axis of the arrays."""
-    number = min(_BLOCKS, group[keys[0]].shape[1])
+    number = max(1, min(_BLOCKS, group[keys[0]].shape[1] // _LEAST_LADDERS))
     parts = {key: np.array_split(group[key], number, axis=1) for key in keys}
     return [{key: parts[key][index] for key in keys} for index in range(number)]
 
