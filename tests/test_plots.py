@@ -220,6 +220,12 @@ def test_energy_overlap_beside_what_noise_leaves() -> None:
     assert abs(float(near) - float(most)) < 1.5
     assert 90 < float(most) < 99
     assert "overlap" not in texts(energy_histograms({"data": EnergySample(generator.standard_normal(50))}))
+    # one sample that carries all the weight is worth nothing, and says so
+    alone = EnergySample(generator.standard_normal(100), np.eye(100)[0])
+    shown = energy_histograms(
+        {"data": EnergySample(generator.standard_normal(100)), "reweighted": alone}, overlap=True
+    )
+    assert 0 <= float(re.findall(r"\(([\d.]+) % if equal\)", texts(shown))[0]) < 50
 
 
 def test_profile_of_a_torsion_is_in_degrees() -> None:

@@ -261,7 +261,8 @@ def _overlaps(
         common = width * float(np.minimum(density, densities["data"]).sum())
         share = width * (density + densities["data"]) / 2
         noise = np.sqrt(share * (1 / size[name] + 1 / size["data"]) * 2 / np.pi)
-        most = 1 - float(noise.sum()) / 2
+        # errors of a handful are not normal, but |p - q| is at most p + q
+        most = max(0.0, 1 - float(np.minimum(noise, 2 * share).sum()) / 2)
         lines.append(f"{LABELS.get(name, name)} {percent(common)} ({percent(most)} if equal)")
     return lines
 
