@@ -1,8 +1,6 @@
 """DiffCLF: hand-written values, minimisers that are the known normalisers, agreement with MBAR."""
 
-import logging
 import math
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from checks import assert_mean, level, mixture, seeded
 from torch import Tensor
 
+from bgdiff.free_energy.quiet import pymbar, quietly
 from bgdiff.ladder.levels import noise_levels, overlap_windows, rung_spacing
 from bgdiff.models import log_density_and_score
 from bgdiff.objectives.diffclf import (
@@ -139,15 +138,10 @@ def fit(loss: Loss, logits: Tensor) -> Tensor:
 
 def mbar(logits: Tensor) -> Tensor:
     """pymbar's free energies of the same samples, with the last one 0."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in ("pymbar", "pymbar.timeseries", "pymbar.mbar_solvers"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        from pymbar import MBAR
-
+    with quietly():
         groups, n, _ = logits.shape
         u_kn = -logits.permute(2, 1, 0).reshape(n, n * groups).numpy()
-        f = MBAR(u_kn, np.full(n, groups), relative_tolerance=1e-12).f_k
+        f = pymbar().MBAR(u_kn, np.full(n, groups), relative_tolerance=1e-12).f_k
     return torch.from_numpy(f - f[-1])
 
 

@@ -57,6 +57,7 @@ class FakeRun:
         self.system = SimpleNamespace(
             target=SimpleNamespace(energy=energy, event_shape=(PARTICLES, 3)),
             topology=None,
+            particle_types=None,
             observables=lambda x: {"x": np.array(x[:, 0, 0].tolist())},
         )
         x = torch.zeros(5, PARTICLES, 3, dtype=torch.float64)
@@ -127,8 +128,8 @@ def test_hoarded_conformations_would_be_noticed(tmp_path: Path, monkeypatch: pyt
     writer = bgdiff.outputs.conformation_writer
 
     class Hoarder:
-        def __init__(self, *arguments: Any) -> None:
-            self.inner = writer(*arguments)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.inner = writer(*arguments, **options)
 
         def __enter__(self) -> Any:
             append = self.inner.__enter__()
