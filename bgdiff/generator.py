@@ -350,7 +350,7 @@ def finish(
     if classified:
         # a small share of what training saw
         points = trainer.settings.steps * trainer.settings.batch_size // 400
-        points = max(_FEWEST_POINTS, min(points, settings.normaliser_samples))
+        points = min(max(_FEWEST_POINTS, points), settings.normaliser_samples)
         normalisers = _polished(measured, normalisers, z, points, stream("polish"), after(total - rungs))
     if n_pilot:
         pilot = some(n_pilot, "pilot")

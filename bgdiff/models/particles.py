@@ -204,11 +204,13 @@ class ParticleNetwork(Network):
         return out
 
     def _core(self, distance: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """The repulsive core ``(B, P)`` and its derivative."""
+        """The repulsive core ``(B, P)`` and its derivative; linear in r where float32 would overflow."""
         height, steepness = self.core(level).split(1, -1)
         steepness = 4 + 5 * steepness
-        value = torch.exp((height - 4 - steepness * (distance - 1)).clamp(max=_HIGHEST))
-        return value, -steepness * value
+        exponent = height - 4 - steepness * (distance - 1)
+        bounded = exponent.clamp(max=_HIGHEST)
+        rise = torch.exp(bounded)
+        return rise * (1 + exponent - bounded), -steepness * rise
 
     def _total(self, y: Tensor, spread: Tensor, level: Tensor, learned: Tensor) -> Tensor:
         square = y.square().sum(-1)
