@@ -6,6 +6,8 @@ from checks import level, seeded
 from torch import Tensor
 
 from bgdiff.coordinates import MeanFreeCoordinates
+from bgdiff.coordinates.mean_free import helmert
+from bgdiff.models.pairs import noise_features
 from bgdiff.objectives.mixing import PairMixing
 from bgdiff.objectives.score import mixed_score
 
@@ -56,6 +58,31 @@ def test_expectation_is_the_score_whatever_the_functions(sigma: float) -> None:
                              for radial in mixing.pairs.radial(distance).unbind(-1))):  # fmt: skip
         terms = (f * error).sum(1)
         assert abs(float(terms.mean() / (terms.std() / n**0.5))) < 4
+
+
+def test_is_the_documented_matrix() -> None:
+    """σ²/(σ² + c) [γ + Σ H(e_i - e_j) ⊗ (α r̂r̂ᵀ + β (1 - r̂r̂ᵀ)) (e_i - e_j)ᵀHᵀ], built densely."""
+    mixing, z = random_mixing(0.5), torch.randn(1, DIM, generator=seeded(10), dtype=torch.float64)
+    sigma, n, dim = level(0.6), *SHAPE
+    spread = 1 + float(sigma) ** 2
+    radius, centres = mixing.pairs.width, mixing.pairs.centres
+    numbers = mixing.leave(mixing.embed(noise_features(sigma, 0.02, 12.0)))[0]
+    x = MeanFreeCoordinates(*SHAPE, 1.0).to_x(z)[0][0] / spread**0.5
+    expected = (1 + numbers[0]) * torch.eye(DIM, dtype=torch.float64)
+    for i in range(n):
+        for j in range(i + 1, n):
+            apart = x[i] - x[j]
+            r = (apart.square().sum() + 0.2**2).sqrt()
+            alpha, beta = torch.exp(-0.5 * ((r - centres) / radius) ** 2) @ numbers[1:].reshape(-1, 2)
+            # along is (r̂ · v) r̂ with the smoothed r̂, a little shorter than 1
+            line = torch.outer(apart, apart) / r**2
+            block = alpha * line + beta * (torch.eye(dim) - line)
+            end = (helmert(n)[:, i] - helmert(n)[:, j])[:, None]
+            expected += torch.kron(end @ end.T, block)
+    expected *= float(sigma) ** 2 / (float(sigma) ** 2 + WIDTH)
+    unit = torch.eye(DIM, dtype=torch.float64)
+    found = mixing(z.expand(DIM, -1), sigma.expand(DIM), unit)
+    torch.testing.assert_close(found, expected)
 
 
 def test_is_linear_symmetric_and_turns_with_the_particles() -> None:

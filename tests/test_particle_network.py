@@ -24,6 +24,7 @@ from bgdiff.models import (
     network_from_description,
     particles,
 )
+from bgdiff.models.pairs import noise_features
 
 SIGMA_MIN, SIGMA_MAX = 0.02, 12.0
 COORDINATES = MeanFreeCoordinates(5, 3, 0.7)
@@ -128,6 +129,71 @@ def test_own_score_is_that_of_automatic_differentiation(types: Tensor) -> None:
     detached = log_density_and_score(network, z, sigma)
     torch.testing.assert_close(detached[0], value.detach())
     torch.testing.assert_close(detached[1], score.detach())
+
+
+def test_energy_is_the_documented_formula() -> None:
+    """Particle by particle, with loops in place of the pairs' tensors."""
+    network, z, sigma = trained(), points(3, 16), 0.7
+    assert isinstance(network, ParticleNetwork)
+    shape, silu, spread = network.shape, torch.nn.functional.silu, 1 + sigma**2
+    x = COORDINATES.to_x(z)[0] / COORDINATES.scale / math.sqrt(spread)
+    features = noise_features(level(sigma), SIGMA_MIN, SIGMA_MAX)
+    noise = network.embed(features)[0]
+    height, steepness = network.core(noise)
+    kinds = {(0, 0): 0, (0, 1): 1, (1, 1): 2}
+    centres = torch.linspace(0.2, shape.reach, shape.radial, dtype=torch.float64)
+    width = centres[1] - centres[0]
+    for row in range(3):
+        pair = torch.zeros((), dtype=torch.float64)
+        functions, direction = {}, {}
+        for i in range(5):
+            for j in (j for j in range(5) if j != i):
+                apart = x[row, i] - x[row, j]
+                r = (apart.square().sum() + 0.2**2).sqrt()
+                radial = torch.exp(-0.5 * ((r - centres) / width) ** 2)
+                kind = kinds[tuple(sorted((int(TYPES[i]), int(TYPES[j]))))]  # type: ignore[index]
+                shared = radial @ network.weigh(noise).reshape(shape.radial, -1)
+                functions[i, j] = shared + network.kind_gates(noise) * (radial @ network.kind_weights[kind])
+                direction[i, j] = apart / r
+                pair = pair + 0.5 * (
+                    functions[i, j][0] + torch.exp(height - 4 - (4 + 5 * steepness) * (r - 1))
+                )
+
+        def parts(i: int, j: int, functions: dict = functions) -> tuple[Tensor, ...]:  # type: ignore[type-arg]
+            return functions[i, j].split([1, shape.scalars, shape.vectors, shape.tensors, shape.messages])
+
+        def around(i: int) -> list[int]:
+            return [j for j in range(5) if j != i]
+
+        hidden = []
+        for i in range(5):
+            scalars = sum(parts(i, j)[1] for j in around(i))
+            vectors = sum(parts(i, j)[2][:, None] * direction[i, j] for j in around(i))
+            eye = torch.eye(3).double() / 3
+            tensors = sum(
+                parts(i, j)[3][:, None, None] * torch.outer(direction[i, j], direction[i, j])
+                for j in around(i)
+            )
+            trace = torch.einsum("caa->c", tensors)[:, None, None] * eye  # type: ignore[arg-type]
+            found = [
+                0.5 * scalars,
+                0.3 * vectors.square().sum(1),  # type: ignore[union-attr]
+                0.3 * (tensors - trace).square().sum((1, 2)),
+            ]
+            first = network.enter(torch.cat(found)) + network.type_bias[TYPES[i]]  # type: ignore[arg-type]
+            hidden.append(network._block(0, first[None, None], noise[None])[0, 0])
+        energy = torch.zeros((), dtype=torch.float64)
+        for i in range(5):
+            heard = sum(parts(i, j)[4] * network.send(silu(hidden[j])) for j in around(i))
+            own = hidden[i] + 0.3 * network.receive(heard)
+            for block in range(1, shape.depth):
+                own = network._block(block, own[None, None], noise[None])[0, 0]
+            energy = energy + network.leave(silu(own))[0]
+        total = pair + energy + network.quadratic(noise)[0] * x[row].square().sum()
+        amplitude = 1 / math.sqrt(spread) - 1 / math.sqrt(1 + SIGMA_MAX**2)
+        expected = Prior(0.0, COORDINATES.periodic).log_prob(z[row : row + 1] / math.sqrt(spread))
+        expected = expected - 0.5 * COORDINATES.dim * math.log(spread) - amplitude * total
+        torch.testing.assert_close(network.log_density(z[row : row + 1], level(sigma)), expected)
 
 
 def test_batches_are_cut_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
