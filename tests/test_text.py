@@ -1,0 +1,43 @@
+"""Numbers as people read them."""
+
+import math
+
+import pytest
+
+from bgdiff.analysis.text import count, fraction, percent, seconds, two_decimals, with_error
+
+
+@pytest.mark.parametrize(
+    ("value", "std_error", "text"),
+    [
+        (4.67234, 0.0312, "4.672 ± 0.031"),
+        (4.67234, 0.0996, "4.67 ± 0.10"),
+        (1234.5, 99.7, "1234 ± 100"),
+        (-2.1, 1.04, "\u22122.1 ± 1.0"),
+        (2.629382, 0.0, "2.629382 (exact)"),
+        (-0.52, math.inf, "\u22120.52 (error not known)"),
+        (-0.52, None, "\u22120.52 (error not known)"),
+        (None, 1.0, "not known"),
+    ],
+)
+def test_with_error(value: float | None, std_error: float | None, text: str) -> None:
+    assert with_error(value, std_error) == text
+
+
+def test_numbers_in_words() -> None:
+    assert with_error(4.67234, 0.0312, "kT") == "4.672 ± 0.031 kT"
+    assert [fraction(v) for v in (0.614, 0.0273, 0.000123, 0.0, None)] == [
+        "0.61", "0.027", "0.00012", "0", "–",
+    ]  # fmt: skip
+    assert [percent(v) for v in (1.0, 0.0995, 0.0087, 0.00012, -0.02, 0.0, None)] == [
+        "100.0 %", "10.0 %", "0.87 %", "0.012 %", "-2.0 %", "0 %", "–",
+    ]  # fmt: skip
+    assert [seconds(v) for v in (8.11, 59.97, 362, 3900)] == [
+        "8.1 s",
+        "1 min 00 s",
+        "6 min 02 s",
+        "1 h 05 min",
+    ]
+    assert [two_decimals(v) for v in (-0.001, 2.5, None)] == ["0.00", "2.50", "–"]
+    assert two_decimals(2.5, sign=True) == "+2.50"
+    assert count(20_000) == "20\u202f000"
