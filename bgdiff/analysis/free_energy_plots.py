@@ -140,9 +140,10 @@ def rung_curves(
         gap = f[known] - g[known]
         axes[1].errorbar(place[known], gap, yerr=np.nan_to_num(error[known]), fmt="o", markersize=2.8,
                          elinewidth=0.9, color=COLOURS["proposal"], zorder=3)  # fmt: skip
-        axes[1].set_ylabel(f"apart / {_KT}")
+        axes[1].set_ylabel(rf"$\Delta f$ / {_KT}")
         reach = max(1.25 * limit, 1.15 * float(np.max(np.abs(gap) + np.nan_to_num(error[known]))))
         axes[1].set_ylim(-reach, reach)
+        axes[1].yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))  # with short labels
         axes[1].annotate(f"±{limit:g}", (0.995, limit), xycoords=("axes fraction", "data"), ha="right",
                          va="bottom", fontsize=6.5, color=COLOURS["muted"])  # fmt: skip
     axes[0].set_ylabel(rf"$f_k$ / {_KT}")

@@ -91,6 +91,7 @@ def energy_histograms(
     if overlap and "data" in densities and len(densities) > 1:
         notes += ["overlap with the data:", *_overlaps(cleaned, densities, float(edges[1] - edges[0]))]
     if notes:
+        axes[0].set_ylim(top=axes[0].get_ylim()[1] * (1 + 0.09 * len(notes)))  # room above the curves
         axes[0].annotate(
             "\n".join(notes),
             (0.98, 0.97),
