@@ -61,14 +61,14 @@ def test_expectation_is_the_score_whatever_the_functions(sigma: float) -> None:
 
 
 def test_is_the_documented_matrix() -> None:
-    """σ²/(σ² + c) [γ + Σ H(e_i - e_j) ⊗ (α r̂r̂ᵀ + β (1 - r̂r̂ᵀ)) (e_i - e_j)ᵀHᵀ], built densely."""
+    """σ²/(σ² + c) [1 + (γ + Σ H(e_i - e_j) ⊗ (α r̂r̂ᵀ + β (1 - r̂r̂ᵀ)) (e_i - e_j)ᵀHᵀ)/(1 + σ²)], densely."""
     mixing, z = random_mixing(0.5), torch.randn(1, DIM, generator=seeded(10), dtype=torch.float64)
     sigma, n, dim = level(0.6), *SHAPE
     spread = 1 + float(sigma) ** 2
     radius, centres = mixing.pairs.width, mixing.pairs.centres
     numbers = mixing.leave(mixing.embed(noise_features(sigma, 0.02, 12.0)))[0]
     x = MeanFreeCoordinates(*SHAPE, 1.0).to_x(z)[0][0] / spread**0.5
-    expected = (1 + numbers[0]) * torch.eye(DIM, dtype=torch.float64)
+    expected = numbers[0] * torch.eye(DIM, dtype=torch.float64)
     for i in range(n):
         for j in range(i + 1, n):
             apart = x[i] - x[j]
@@ -79,8 +79,8 @@ def test_is_the_documented_matrix() -> None:
             block = alpha * line + beta * (torch.eye(dim) - line)
             end = (helmert(n)[:, i] - helmert(n)[:, j])[:, None]
             expected += torch.kron(end @ end.T, block)
-    expected *= float(sigma) ** 2 / (float(sigma) ** 2 + WIDTH)
     unit = torch.eye(DIM, dtype=torch.float64)
+    expected = float(sigma) ** 2 / (float(sigma) ** 2 + WIDTH) * (unit + expected / spread)
     found = mixing(z.expand(DIM, -1), sigma.expand(DIM), unit)
     torch.testing.assert_close(found, expected)
 

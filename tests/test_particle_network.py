@@ -231,7 +231,7 @@ def test_overlapping_particles_are_repelled_at_low_noise_and_pass_at_high_noise(
 
 
 def test_highest_core_goes_on_rising() -> None:
-    """Beyond what float32 holds the core is linear: finite, and its force is the gradient of its energy."""
+    """Far above its bound the core is a parabola: finite, and its force is the gradient of its energy."""
     network = make_network(COORDINATES, TYPES, SIGMA_MIN, SIGMA_MAX, SMALL)
     assert isinstance(network, ParticleNetwork)
     with torch.no_grad():
@@ -241,7 +241,7 @@ def test_highest_core_goes_on_rising() -> None:
     (score,) = torch.autograd.grad(value.sum(), z)
     own_value, own_score = log_density_and_score(network, z, level(0.1))
     assert torch.isfinite(value).all()
-    assert float(score.norm(dim=1).min()) > 1e6  # a clipped energy would have no force
+    assert float(score.norm(dim=1).min()) > 1e4  # a clipped energy would have no force
     torch.testing.assert_close(own_value, value.detach())
     torch.testing.assert_close(own_score, score, rtol=1e-4, atol=1e-4 * float(score.abs().max()))
 

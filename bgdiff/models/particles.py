@@ -37,7 +37,7 @@ class ParticleNetwork(Network):
         log p̃(z, σ) = log N(z; 0, 1+σ²) - a(σ) [Σ_{i<j} (φ_σ(r_ij) + core_σ(r_ij)) + Σ_i e_i + q(σ) |y|²].
 
     φ and all other functions of a distance are sums of Gaussians whose weights a network of log σ gives: at
-    every noise level another pair potential. core = exp(α - k (r - 1)) repels where no data are. e_i is a
+    every noise level another pair potential. core = exp(α - k (r - 1)), a parabola from e² up, repels where no data are. e_i is a
     residual network of particle i's surroundings (as in the embedded-atom method, Daw & Baskes, Phys. Rev. B
     29, 6443, 1984, and its angular extensions): ``scalars`` sums Σ_j G_c(r_ij), squared lengths of
     ``vectors`` sums Σ_j G_c(r_ij) r̂_ij, squared norms of ``tensors`` traceless sums of r̂_ij r̂_ijᵀ, and after
@@ -204,13 +204,17 @@ class ParticleNetwork(Network):
         return out
 
     def _core(self, distance: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """The repulsive core ``(B, P)`` and its derivative; linear in r where float32 would overflow."""
+        """The repulsive core ``(B, P)`` and its derivative.
+
+        Above exp(_HIGHEST) a parabola goes on, with two continuous derivatives: -log of a density that ends
+        and is blurred is one, and rare close pairs of noised points would otherwise have exponential forces.
+        """
         height, steepness = self.core(level).split(1, -1)
         steepness = 4 + 5 * steepness
         exponent = height - 4 - steepness * (distance - 1)
         bounded = exponent.clamp(max=_HIGHEST)
-        rise = torch.exp(bounded)
-        return rise * (1 + exponent - bounded), -steepness * rise
+        rise, beyond = torch.exp(bounded), exponent - bounded
+        return rise * (1 + beyond + 0.5 * beyond.square()), -steepness * rise * (1 + beyond)
 
     def _total(self, y: Tensor, spread: Tensor, level: Tensor, learned: Tensor) -> Tensor:
         square = y.square().sum(-1)
@@ -296,5 +300,5 @@ def _of(sigma: Tensor, part: slice) -> Tensor:
 
 
 _SECOND_ORDER = 0.3  # squares and messages of untrained surroundings are some three times larger than sums
-_HIGHEST = 30.0  # the core's logarithm; float32 ends at 88
+_HIGHEST = 2.0  # of the exponent; pairs of data hardly ever reach it
 _PAIRS_AT_ONCE = 40_000

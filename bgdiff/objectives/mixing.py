@@ -18,11 +18,14 @@ class PairMixing(nn.Module):
     and for Gaussian data Λ = σ² (C + σ²)⁻¹ makes the target exact. Particles are stiff along the contacts
     with their neighbours and soft across them, in directions that turn with the conformation. Therefore
 
-        Λ v = σ²/(σ² + c) [γ v + Σ_{i<j} H(e_i - e_j) ⊗ (α(r_ij) r̂r̂ᵀ + β(r_ij) (1 - r̂r̂ᵀ)) (v_i - v_j)],
+        Λ v = σ²/(σ² + c) [v + M v/(1 + σ²)],
+        M v = γ v + Σ_{i<j} H(e_i - e_j) ⊗ (α(r_ij) r̂r̂ᵀ + β(r_ij) (1 - r̂r̂ᵀ)) (v_i - v_j),
 
-    with α, β, γ learned functions of the noise. The score loss is the error of the model plus the variance
-    of the target given z, whatever Λ: its minimum over Λ is the target with the least variance, and training
-    both together leaves the model's optimum where it is.
+    with α, β, γ learned functions of the noise. The factor 1/(1 + σ²) is how 1 - Λ falls for data of variance
+    1. Without it small errors of Λ at high noise, times forces of variance 1/c and the weight σ², would be
+    all of the loss. The score loss is the error of the model plus the variance of the target given z,
+    whatever Λ: its minimum over Λ is the target with the least variance, and training both together leaves
+    the model's optimum where it is.
 
     Args:
         event_shape: (N, D).
@@ -63,5 +66,6 @@ class PairMixing(nn.Module):
         level = self.leave(self.embed(noise_features(sigma, self.sigma_min, self.sigma_max)))
         alpha, beta = (radial @ level[:, 1:].reshape(len(z), -1, 2)).split(1, -1)
         share = (sigma**2 / (sigma**2 + self.width))[:, None]
-        mixed: Tensor = share * ((1 + level[:, :1]) * v + self.pairs.gather(alpha * along + beta * across))
+        learned = level[:, :1] * v + self.pairs.gather(alpha * along + beta * across)
+        mixed: Tensor = share * (v + learned / (1 + sigma**2)[:, None])
         return mixed
