@@ -1,7 +1,7 @@
 """The Boltzmann generator: what training yields, what it draws, and what reweighting makes of that."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from bgdiff.coordinates import Coordinates, LatentTarget, coordinates_from_state
 from bgdiff.data.rotors import relabelled
 from bgdiff.errors import CheckpointError, ConfigError, DataError
 from bgdiff.free_energy.estimate import Estimate
-from bgdiff.free_energy.importance import expectation, free_energy_difference, log_z
+from bgdiff.free_energy.importance import expectation, family_log_weights, free_energy_difference, log_z
 from bgdiff.free_energy.normalisers import polish, solve_normalisers
 from bgdiff.io import load_tensors, save_tensors
 from bgdiff.ladder.levels import even_levels, noise_levels
@@ -185,12 +185,14 @@ class Ensemble:
         x: ``(n, N, D)``, nm for molecules.
         energy: reduced energies ``(n,)``; inf where the geometry is impossible.
         log_weight: ``(n,)``; -inf where the weight is 0.
+        family: ``(n,)`` numbers of first-generation ancestors, if samples were ever copied.
     """
 
     system: System
     x: NDArray[np.float64]
     energy: NDArray[np.float64]
     log_weight: NDArray[np.float64]
+    family: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.log_weight)
@@ -203,11 +205,13 @@ class Ensemble:
     @cached_property
     def diagnostics(self) -> WeightDiagnostics:
         """Effective sample sizes and what else the weights say about themselves."""
-        return weight_diagnostics(self.log_weight)
+        found = weight_diagnostics(family_log_weights(self.log_weight, self.family))
+        # families that died out have no weight, but nothing was wrong with their energies
+        return replace(found, n_nonfinite=int(np.count_nonzero(~np.isfinite(self.log_weight))))
 
     @property
     def ess(self) -> float:
-        """Kish's effective sample size as a fraction of n: (Σw)²/(n Σw²)."""
+        """Kish's effective sample size as a fraction of n, (Σw)²/(n Σw²); of families, if there are any."""
         return self.diagnostics.ess_kish
 
     @cached_property
@@ -218,7 +222,7 @@ class Ensemble:
     @property
     def log_z(self) -> Estimate:
         """log ∫ exp(-u) dx; for molecules per unit volume of translation and per radian³ of rotation."""
-        return log_z(self.log_weight)
+        return log_z(self.log_weight, family=self.family)
 
     def free_energy_difference(self, name: str) -> Estimate:
         """F_final - F_initial in kT of a difference that ``system.yaml`` names.
@@ -232,7 +236,7 @@ class Ensemble:
                 initial, final = (
                     self.system.basin(basin, self.observables) for basin in (spec.initial, spec.final)
                 )
-                return free_energy_difference(self.log_weight, initial, final)
+                return free_energy_difference(self.log_weight, initial, final, family=self.family)
         known = ", ".join(spec.name for spec in self.system.differences) or "none"
         raise ConfigError(
             f"system {self.system.name} has no free-energy difference {name!r}; it has: {known}"
@@ -240,7 +244,7 @@ class Ensemble:
 
     def expectation(self, values: NDArray[np.float64]) -> Estimate:
         """Boltzmann average of values ``(n,)``, one per sample."""
-        return expectation(self.log_weight, values)
+        return expectation(self.log_weight, values, family=self.family)
 
     def trajectory(self) -> "mdtraj.Trajectory":
         """All samples, unweighted, as an mdtraj trajectory; use :attr:`weights` beside it.
