@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bgdiff.errors import ConfigError, CorrectionError
-from bgdiff.ladder.densities import BridgeDensity, BridgeState, RungDensity, State, TargetDensity
+from bgdiff.ladder.densities import BridgeDensity, BridgeState, Density, State, TargetDensity
 from bgdiff.ladder.moves import AdaptiveMove, Move, adapt_step
 from bgdiff.ladder.paths import Paths
 from bgdiff.ladder.smc import (
@@ -26,7 +26,7 @@ from bgdiff.ladder.smc import (
 )
 from bgdiff.progress import Progress, silent
 
-__all__ = ["Bridge", "cross", "plan_bridge"]
+__all__ = ["Bridge", "cross", "plan_bridge", "traverse"]
 
 _MOST_STEPS, _ENOUGH_TO_JUDGE = 200, 10
 
@@ -71,29 +71,49 @@ def cross(
     Raises:
         CorrectionError: the target's energies are not finite, or the weights collapse. The place is named.
     """
-    rung, z = plan.density(1), low.state.z
-    state = BridgeDensity(rung, target, 0.0).join(low.state, target.evaluate(z))
-    population = Population(state, low.log_weight, low.genealogy, low.records)
-    previous = 0.0
-    for index, (b, moves) in enumerate(zip(bridge.places, bridge.moves, strict=True)):
-        density = BridgeDensity(rung, target, b)
-        last = index + 1 == len(bridge.places)
-        # at the end weights are kept as they are: resampling there would only add noise
-        resampler = Resampler(0.0) if last else plan.resampler
-        population = settle(_step(population, density, previous), density, moves, resampler, generator)
-        previous = b
-        progress(index + 1, len(bridge.places))
+    population = traverse(plan.density(1), target, bridge, low, plan.resampler, generator, progress)
     arrived, log_weight = population.state, population.log_weight
     possible = torch.isfinite(log_weight)
     log_ratio = torch.where(possible, log_weight - arrived.log_density, -torch.inf)
     paths = Paths(arrived.z, log_ratio, weighed.state.z, weighed.log_weight)
-    evaluations = len(z) * bridge.evaluations
+    evaluations = len(log_weight) * bridge.evaluations
     return Arrivals(paths, population.genealogy, population.records, evaluations)
 
 
+def traverse(
+    start: Density,
+    target: Density,
+    bridge: Bridge,
+    population: Population,
+    resampler: Resampler,
+    generator: torch.Generator,
+    progress: Progress = silent,
+) -> Population:
+    """Take a population of any density along the bridge to the target.
+
+    Args:
+        population: its state is one of ``start``.
+
+    Raises:
+        CorrectionError: as for :func:`cross`.
+    """
+    state = BridgeDensity(start, target, 0.0).join(population.state, target.evaluate(population.state.z))
+    population = Population(state, population.log_weight, population.genealogy, population.records)
+    previous = 0.0
+    for index, (b, moves) in enumerate(zip(bridge.places, bridge.moves, strict=True)):
+        density = BridgeDensity(start, target, b)
+        last = index + 1 == len(bridge.places)
+        # at the end weights are kept as they are: resampling there would only add noise
+        chosen = Resampler(0.0) if last else resampler
+        population = settle(_step(population, density, previous), density, moves, chosen, generator)
+        previous = b
+        progress(index + 1, len(bridge.places))
+    return population
+
+
 def plan_bridge(
-    rung: RungDensity,
-    target: TargetDensity,
+    rung: Density,
+    target: Density,
     low: Population,
     moves: Callable[[], Sequence[Move]],
     generator: torch.Generator,
@@ -108,7 +128,8 @@ def plan_bridge(
     part of the run that uses the bridge, or log Z would be biased.
 
     Args:
-        low: a pilot population at rung 1.
+        rung: the density that the bridge starts from: rung 1, or any other.
+        low: a pilot population there.
         moves: makes the moves of one place, with steps to start the adaptation from.
         overlap: conditional effective fraction of each step, in (0, 1).
         places: if given, tune the moves at these places instead of choosing them.
@@ -146,8 +167,8 @@ def _check_families(population: Population, since: int, density: BridgeDensity, 
     if steps == _MOST_STEPS or (n >= _ENOUGH_TO_JUDGE and families == 1):
         raise CorrectionError(
             f"{density.name}: {families} of {n} particles have descendants after {steps} steps, so "
-            "the target cannot be reached; it hardly overlaps with the model's lowest rung: train longer, or "
-            "use more particles in the pilot"
+            "the target cannot be reached; it hardly overlaps with the density that the bridge starts from: "
+            "train longer, or use more particles in the pilot"
         )
 
 
