@@ -71,6 +71,8 @@ class MDSpec(_Model):
     step_fs: Positive = 1.0
     friction_per_ps: Positive = 1.0
     equilibration_ps: NonNegative = 50.0
+    stored_bits: Annotated[int, Field(ge=1, le=23)] | None = None
+    """Frames are stored as multiples of 2 to the minus this power (nm), for smaller ``.npz`` files."""
 
     @model_validator(mode="after")
     def _at_least_a_frame(self) -> "MDSpec":

@@ -7,12 +7,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 import bgdiff
 from bgdiff.data.chains import concatenate, discard_chunks, run_chains
-from bgdiff.errors import ConfigError, StorageError, SystemDefinitionError
-from bgdiff.io import atomic_path, make_directory, write_json
+from bgdiff.data.frames import rounded, write_trajectory
+from bgdiff.errors import ConfigError, SystemDefinitionError
+from bgdiff.io import make_directory, write_json
 from bgdiff.progress import Progress, silent
 from bgdiff.system_spec import MDSpec, OpenMMSpec
 from bgdiff.systems import System
@@ -56,8 +56,9 @@ def generate_data(
 
     Args:
         system: the system to simulate.
-        out: trajectory file to write, any format mdtraj writes (DCD advised); ``.npz`` for a toy density.
-            By default it is named after the system, in the current directory.
+        out: trajectory file to write, any format mdtraj writes (DCD advised) or ``.npz``, which is smaller
+            if the section says ``stored_bits``; always ``.npz`` for a toy density. By default it is named
+            after the system, in the current directory.
         seed: of all random numbers.
         processes: how many to use; by default one per core, at most one per batch of walkers.
         progress: called after each chunk.
@@ -101,7 +102,7 @@ def generate_data(
             record = generate_equilibrium(system, out, _parts(out), seed, processes, frames_wanted, progress)
     else:
         with TemporaryDirectory() as folder:  # better now than after hours
-            _write_trajectory(Path(folder) / out.name, system.structure[None], system)
+            write_trajectory(Path(folder) / out.name, system.structure[None], system.topology)
         if method == "md":
             record = _run_md(system, out, seed, processes, engine, progress)
         else:
@@ -153,7 +154,7 @@ def _run_md(
     )
     batches = [concatenate(records, "x") for records in run_chains(task, _parts(out), processes, progress)]
     chains = [batch[:, walker] for batch in batches for walker in range(batch.shape[1])]
-    _write_trajectory(out, np.concatenate(chains), system)
+    write_trajectory(out, rounded(np.concatenate(chains), settings.stored_bits), system.topology)
     return {
         "method": "molecular dynamics: Langevin middle scheme",
         "evaluator": task.simulator.describe(),
@@ -177,7 +178,7 @@ def _run_tempering(
         for records in run_chains(task, _parts(out), processes, progress)
     ]
     x = np.concatenate([group["x"].swapaxes(0, 1) for group in groups])  # (ladders, n, N, 3)
-    _write_trajectory(out, x.reshape(-1, *x.shape[2:]), system)
+    write_trajectory(out, x.reshape(-1, *x.shape[2:]), system.topology)
     draws = {
         name: np.concatenate([group["observables"][:, :, 0, column].T for group in groups])
         for column, name in enumerate(task.observables)
@@ -215,16 +216,6 @@ def _versions() -> dict[str, str]:
         "mdtraj": mdtraj.__version__,
         "torch": torch.__version__,
     }
-
-
-def _write_trajectory(out: Path, x: NDArray[Any], system: System) -> None:
-    import mdtraj
-
-    with atomic_path(out) as temporary:
-        try:
-            mdtraj.Trajectory(x, system.topology).save(str(temporary))
-        except (OSError, KeyError, ValueError) as error:
-            raise StorageError(f"{out.name}: mdtraj cannot write it ({error})") from error
 
 
 def _parts(out: Path) -> Path:

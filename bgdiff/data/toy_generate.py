@@ -5,17 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import bgdiff
 from bgdiff.data.chains import concatenate, run_chains
+from bgdiff.data.frames import rounded, write_array
 from bgdiff.data.ladder_analysis import convergence, mixing
 from bgdiff.data.mala import mala_chains
 from bgdiff.data.toy_starts import given_starts
 from bgdiff.data.toy_tempering import tempering_settings, toy_ladder_task
 from bgdiff.data.validation import heat_capacity, start_labels, validate
 from bgdiff.errors import SystemDefinitionError
-from bgdiff.io import atomic_path
 from bgdiff.progress import Progress
 from bgdiff.random import generator_for
 from bgdiff.systems import System
@@ -52,7 +51,7 @@ def generate_chains(system: System, out: Path, seed: int, progress: Progress) ->
         generator=generator_for(seed, "mala"),
         progress=progress,
     )
-    _write(out, frames.flatten(0, 1).numpy())
+    write_array(out, frames.flatten(0, 1).numpy())
     return {
         "method": "Metropolis-adjusted Langevin chains",
         "settings": settings.model_dump(mode="json"),
@@ -86,9 +85,8 @@ def generate_equilibrium(
         for records in run_chains(task, parts, processes, progress)
     ]
     x = np.concatenate([group["x"].swapaxes(0, 1) for group in groups])  # (ladders, n, N, D)
-    if settings.stored_bits is not None:
-        x = np.ldexp(np.round(np.ldexp(x, settings.stored_bits)), -settings.stored_bits)
-    _write(out, x.reshape(-1, *x.shape[2:]))
+    x = rounded(x, settings.stored_bits)
+    write_array(out, x.reshape(-1, *x.shape[2:]))
     draws = {
         name: np.concatenate([group["observables"][:, :, 0, column].T for group in groups])
         for column, name in enumerate(task.observables)
@@ -108,11 +106,6 @@ def generate_equilibrium(
         "validation": validate(system, x, labels),
         "versions": _versions(),
     }
-
-
-def _write(out: Path, x: NDArray[Any]) -> None:
-    with atomic_path(out) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, x=x.astype(np.float32))
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,51 @@
+"""Frames of simulations on their way to a file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bgdiff.errors import StorageError
+from bgdiff.io import atomic_path
+
+if TYPE_CHECKING:
+    import mdtraj
+
+__all__ = ["rounded", "write_array", "write_trajectory"]
+
+
+def rounded(x: NDArray[Any], bits: int | None) -> NDArray[Any]:
+    """Round to multiples of 2⁻ᵇⁱᵗˢ, which compress well; not at all if None.
+
+    The error is uniform, with a standard deviation of 2⁻ᵇⁱᵗˢ/√12 per coordinate. To the variance kT/k of a
+    bond of force constant k it adds 2⁻²ᵇⁱᵗˢ/6: 0.03 % for 13 bits, nm, and a C-H bond at 300 K.
+    """
+    return x if bits is None else np.ldexp(np.round(np.ldexp(x, bits)), -bits)
+
+
+def write_array(path: Path, x: NDArray[Any]) -> None:
+    """Write frames ``(n, N, D)`` as ``x``, float32, of a compressed ``.npz`` file.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, x=x.astype(np.float32))
+
+
+def write_trajectory(path: Path, x: NDArray[Any], topology: "mdtraj.Topology") -> None:
+    """Write frames ``(n, N, 3)`` nm of a molecule as the file's suffix says: ``.npz``, or a format of mdtraj.
+
+    Raises:
+        StorageError: it cannot be written, or not in this format.
+    """
+    if path.suffix == ".npz":
+        return write_array(path, x)
+    import mdtraj
+
+    with atomic_path(path) as temporary:
+        try:
+            mdtraj.Trajectory(x, topology).save(str(temporary))
+        except (OSError, KeyError, ValueError) as error:
+            raise StorageError(f"{path.name}: mdtraj cannot write it ({error})") from error
