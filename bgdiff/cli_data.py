@@ -36,14 +36,16 @@ def data_generate(
 ) -> None:
     """Simulate a system as its system.yaml says, and write a data set with its provenance."""
     with errors_told(again=True):
-        from bgdiff.data.generate import generate_data, provenance_path
+        from bgdiff.data.generate import generate_data
+        from bgdiff.data.output import provenance_path
         from bgdiff.data.validation import verdicts
         from bgdiff.io import read_json
         from bgdiff.systems import load_system
 
+        chosen = load_system(system)
         with stage_progress().stage("simulate") as progress:
             path = generate_data(
-                load_system(system),
+                chosen,
                 out,
                 seed=seed,
                 processes=processes,
@@ -52,7 +54,7 @@ def data_generate(
                 frames=frames,
                 engine=engine.value,
             )
-        if found := read_json(provenance_path(path)).get("validation"):
+        if found := read_json(provenance_path(path, chosen)).get("validation"):
             for line in verdicts(found):
                 say(line)
         say(f"wrote {path}")

@@ -1,6 +1,5 @@
 """Data sets made by bgdiff, with their provenance beside them: short plain simulations, or equilibrium."""
 
-import hashlib
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-import bgdiff
 from bgdiff.data.chains import concatenate, discard_chunks, run_chains
 from bgdiff.data.frames import rounded, write_trajectory
+from bgdiff.data.output import choose_output, data_versions, provenance_path, sha256_of
 from bgdiff.errors import ConfigError, SystemDefinitionError
-from bgdiff.io import make_directory, write_json
+from bgdiff.io import write_json
 from bgdiff.progress import Progress, silent
 from bgdiff.system_spec import MDSpec, OpenMMSpec
 from bgdiff.systems import System
@@ -20,7 +19,7 @@ from bgdiff.systems import System
 if TYPE_CHECKING:
     from bgdiff.targets.choose import Engine
 
-__all__ = ["METHODS", "Method", "generate_data", "provenance_path"]
+__all__ = ["METHODS", "Method", "generate_data"]
 
 Method = Literal["md", "parallel-tempering", "mala"]
 METHODS: tuple[Method, ...] = ("md", "parallel-tempering", "mala")
@@ -84,13 +83,7 @@ def generate_data(
         raise ConfigError(f"method {method}: is not one for {kind} such as {system.name}")
     if frames is not None and (method != "parallel-tempering" or frames < 1):
         raise ConfigError("frames: a positive number, and only for parallel tempering")
-    out = Path(f"{system.name}{'.dcd' if molecular else '.npz'}") if out is None else Path(out)
-    for path in (out, provenance_path(out)):
-        if path.exists():
-            raise ConfigError(f"{path}: exists already; remove it or choose another file with --out")
-    make_directory(out.parent)
-    if out.suffix == ".json":
-        raise ConfigError(f"{out}: the .json beside the data is for their provenance; choose another --out")
+    out = choose_output(system, out)
     processes = processes or os.cpu_count() or 1
     if not molecular:
         from bgdiff.data.toy_generate import generate_chains, generate_equilibrium
@@ -121,16 +114,11 @@ def generate_data(
         "seed": seed,
         "command": f"bgdiff data generate {system.name} --seed {seed}{given}",
         "file": out.name,
-        "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
+        "sha256": sha256_of(out),
     }
-    write_json(provenance_path(out), dict(sorted(record.items())))
+    write_json(provenance_path(out, system), dict(sorted(record.items())))
     discard_chunks(_parts(out))
     return out
-
-
-def provenance_path(data: Path) -> Path:
-    """Where the provenance of a data file lies: beside it, ``.json``."""
-    return data.with_suffix(".json")
 
 
 def _run_md(
@@ -162,7 +150,7 @@ def _run_md(
         "chain_lengths": [len(chain) for chain in chains],
         "spacing_ps": settings.spacing_ps,
         "total_ns": len(chains) * settings.length_ns,
-        "versions": _versions(),
+        "versions": data_versions(),
     }
 
 
@@ -195,7 +183,7 @@ def _run_tempering(
         "spacing_ps": task.sample_ps,
         **mixing(groups),
         "convergence": convergence(draws, [name for name, spec in task.observables.items() if spec.periodic]),
-        "versions": _versions(),
+        "versions": data_versions(),
     }
 
 
@@ -203,19 +191,6 @@ def _nothing_said(system: System) -> SystemDefinitionError:
     return SystemDefinitionError(
         f"{system.path}/system.yaml: has no 'generate' section, which says how long to run"
     )
-
-
-def _versions() -> dict[str, str]:
-    import mdtraj
-    import openmm
-    import torch
-
-    return {
-        "bgdiff": bgdiff.__version__,
-        "openmm": openmm.__version__,
-        "mdtraj": mdtraj.__version__,
-        "torch": torch.__version__,
-    }
 
 
 def _parts(out: Path) -> Path:

@@ -179,26 +179,16 @@ def _dcd_frames(path: Path) -> int:
 
 
 def _check_complete(path: Path, n_atoms: int, n_frames: int) -> None:
-    """Refuse files that end in the middle of a frame, which mdtraj's readers of these formats pass over.
+    """Refuse an XYZ file that ends in the middle of a frame, which mdtraj passes over; it tells of others.
 
     Raises:
         DataError: the file does.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".xyz":
-        with open(path, "rb") as stream:
-            lines = sum(1 for line in stream if line.strip())
-        partial = lines not in (n_frames * (n_atoms + 1), n_frames * (n_atoms + 2))  # a comment may be empty
-    elif suffix == ".trr":
-        from mdtraj.formats import TRRTrajectoryFile
-
-        with TRRTrajectoryFile(str(path)) as stream:
-            offsets = [*stream.offsets.tolist(), path.stat().st_size]
-        sizes = np.diff(offsets)
-        partial = len(sizes) > 1 and sizes[-1] < sizes[:-1].min()
-    else:
+    if path.suffix.lower() != ".xyz":
         return
-    if partial:
+    with open(path, "rb") as stream:
+        lines = sum(1 for line in stream if line.strip())
+    if lines not in (n_frames * (n_atoms + 1), n_frames * (n_atoms + 2)):  # a comment may be empty
         raise _ends_early(path, n_frames, "the next one is incomplete")
 
 
