@@ -44,6 +44,8 @@ __all__ = [
     "ProposalDensity",
     "Weighed",
     "bar_log_z",
+    "check_centroids",
+    "check_draws",
     "forward_ess",
     "log_weights",
     "reweight",
@@ -163,17 +165,7 @@ def weigh(target: Target, proposal: ProposalDensity, points: Tensor, log_q: Tens
         DataError: points have another shape than the target's conformations or the map's latents, or the
             proposal has no finite log density for one of its own samples.
     """
-    points, log_q = points.detach().cpu().to(torch.float64), log_q.detach().cpu().to(torch.float64)
-    _check_points(target, proposal.coordinates, points)
-    if log_q.shape != points.shape[:1]:
-        raise DataError(f"the proposal's log q must have shape ({len(points)},), not {tuple(log_q.shape)}")
-    broken = ~torch.isfinite(log_q)
-    if bool(broken.any()):
-        raise DataError(
-            f"the proposal has no finite log density for {int(broken.sum())} of {len(points)} of its own "
-            f"samples (first: {int(broken.to(torch.uint8).argmax())}); they cannot be weighted. Evaluate it "
-            "in float64, or train it with a smaller learning rate"
-        )
+    points, log_q = check_draws(target, proposal, points, log_q)
     if proposal.coordinates is None:
         with torch.no_grad():
             energy = target.energy(points).to(torch.float64)
@@ -317,6 +309,28 @@ def bar_log_z(
     turned = {name: -float(found.diagnostics[name]) for name in ("forward", "reverse")}
     turned["disagreement_z"] = -float(found.diagnostics["disagreement_z"])
     return replace(found, value=-found.value, diagnostics={**found.diagnostics, **turned})
+
+
+def check_draws(
+    target: Target, proposal: ProposalDensity, points: Tensor, log_q: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What ``proposal.sample`` returned, in float64 on the CPU.
+
+    Raises:
+        DataError: as for :func:`weigh`.
+    """
+    points, log_q = points.detach().cpu().to(torch.float64), log_q.detach().cpu().to(torch.float64)
+    _check_points(target, proposal.coordinates, points)
+    if log_q.shape != points.shape[:1]:
+        raise DataError(f"the proposal's log q must have shape ({len(points)},), not {tuple(log_q.shape)}")
+    broken = ~torch.isfinite(log_q)
+    if bool(broken.any()):
+        raise DataError(
+            f"the proposal has no finite log density for {int(broken.sum())} of {len(points)} of its own "
+            f"samples (first: {int(broken.to(torch.uint8).argmax())}); they cannot be weighted. Evaluate it "
+            "in float64, or train it with a smaller learning rate"
+        )
+    return points, log_q
 
 
 def check_centroids(system: System, x: Tensor) -> None:
