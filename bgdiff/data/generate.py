@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bgdiff.data.chains import concatenate, discard_chunks, run_chains
-from bgdiff.data.frames import rounded, write_trajectory
+from bgdiff.data.frames import write_trajectory
 from bgdiff.data.output import choose_output, data_versions, provenance_path, sha256_of
 from bgdiff.errors import ConfigError, SystemDefinitionError
 from bgdiff.io import write_json
@@ -142,7 +142,7 @@ def _run_md(
     )
     batches = [concatenate(records, "x") for records in run_chains(task, _parts(out), processes, progress)]
     chains = [batch[:, walker] for batch in batches for walker in range(batch.shape[1])]
-    write_trajectory(out, rounded(np.concatenate(chains), settings.stored_bits), system.topology)
+    write_trajectory(out, np.concatenate(chains), system.topology, settings.stored_bits)
     return {
         "method": "molecular dynamics: Langevin middle scheme",
         "evaluator": task.simulator.describe(),

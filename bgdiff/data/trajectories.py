@@ -212,6 +212,8 @@ def _box(lengths: Any, angles: Any) -> NDArray[np.float64] | None:
 def read_array(path: Path, shape: tuple[int, int]) -> NDArray[np.floating[Any]]:
     """Read ``x`` ``(n, N, D)`` from a ``.npz`` file, or the array of a ``.npy`` file; ``(n, N·D)`` will do.
 
+    Integers of a ``.npz`` file that holds ``bits`` stand for multiples of 2⁻ᵇⁱᵗˢ.
+
     Raises:
         DataError: the file is missing, unreadable, or holds something else.
     """
@@ -219,7 +221,7 @@ def read_array(path: Path, shape: tuple[int, int]) -> NDArray[np.floating[Any]]:
     try:
         with open(path, "rb") as stream:
             content = np.load(stream, allow_pickle=False)
-            x = content if isinstance(content, np.ndarray) else content["x"]
+            x = content if isinstance(content, np.ndarray) else _stored(content)
     except KeyError as error:
         raise DataError(f"{path}: has no array 'x' of shape (n, {shape[0]}, {shape[1]})") from error
     except (OSError, ValueError, EOFError) as error:
@@ -234,6 +236,13 @@ def read_array(path: Path, shape: tuple[int, int]) -> NDArray[np.floating[Any]]:
             f"not {x.dtype} of shape {x.shape}"
         )
     return np.asarray(x)
+
+
+def _stored(content: Any) -> NDArray[Any]:
+    x: NDArray[Any] = content["x"]
+    if x.dtype.kind == "i" and "bits" in content:
+        return np.ldexp(x.astype(np.float32), -int(content["bits"]))
+    return x
 
 
 def check_atoms(path: Path, found: Any, expected: Any) -> None:
