@@ -9,7 +9,9 @@ import typer
 
 import bgdiff
 from bgdiff.cli_data import data_app
+from bgdiff.cli_export import export
 from bgdiff.cli_free_energy import free_energy
+from bgdiff.cli_new import new
 from bgdiff.cli_options import (
     Correction,
     Data,
@@ -171,6 +173,10 @@ def reweight(
 
 _stage_command("report", "Draw the figures and write report.html.")
 app.command("free-energy", rich_help_panel="Free energies")(free_energy)
+app.command("export", rich_help_panel="Other programs")(export)
+
+
+app.command("new", rich_help_panel="Systems and data")(new)
 
 
 @app.command(rich_help_panel="Systems and data")
