@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bgdiff.data.screening import screen
+from bgdiff.data.screening import TOLERATED, screen
 from bgdiff.data.trajectories import read_array, read_trajectory
 from bgdiff.errors import ConfigError, DataError
 from bgdiff.random import generator_for
@@ -24,7 +24,6 @@ __all__ = ["Dataset", "load_dataset"]
 
 log = logging.getLogger(__name__)
 
-_TOLERATED = 0.01  # fraction of faulty frames that are dropped; more of them, and the set is refused
 _HELD_OUT_WINDOWS = 5  # per chain
 
 
@@ -151,9 +150,9 @@ def _good_frames(system: "System", path: Path, x: Tensor) -> Tensor:
         good[torch.from_numpy(defect.frames)] = False
     n_bad = int((~good).sum())
     summary = f"{n_bad} of {len(x)} frames are faulty: " + ", ".join(str(defect) for defect in defects)
-    if n_bad > _TOLERATED * len(x):
+    if n_bad > TOLERATED * len(x):
         raise DataError(
-            f"{path}: {summary}. At most {_TOLERATED:.0%} may be. Check that coordinates are in the "
+            f"{path}: {summary}. At most {TOLERATED:.0%} may be. Check that coordinates are in the "
             "unit of the format, molecules are whole, atoms are in the system's order, and the simulation "
             "was stable"
         )

@@ -31,7 +31,7 @@ __all__ = [
     "wrong_handed",
 ]
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.float64]
 
 _PROBES = 16
 _TOLERANCE = 1e-6  # of energies, relative
@@ -152,19 +152,19 @@ def peptide_bonds(topology: Any) -> list[PeptideBond]:
 
 def cis_frames(x: Array, bond: PeptideBond) -> NDArray[np.bool_]:
     """In which conformations ``(n, N, 3)`` the peptide bond is cis: |ω| < 90°."""
-    return np.asarray(np.abs(dihedral(x.astype(np.float64), bond.atoms)) < np.pi / 2)
+    return np.asarray(np.abs(dihedral(x, bond.atoms)) < np.pi / 2)
 
 
 def _volumes(x: Array, centres: list[Centre]) -> NDArray[np.float64]:
     """Signed volumes ``(n, C)`` of the tetrahedra about the centres."""
     corners = np.array([centre.neighbours for centre in centres], dtype=np.int64).reshape(-1, 4)
-    edges = x[:, corners[:, :3]].astype(np.float64) - x[:, corners[:, 3:]]
+    edges = x[:, corners[:, :3]] - x[:, corners[:, 3:]]
     return np.asarray(np.linalg.det(edges))
 
 
 def _symmetric(system: "System", x: Array, pair: tuple[int, int]) -> bool:
     """Whether exchanging two atoms leaves energies as they are."""
-    some = x[np.linspace(0, len(x) - 1, min(len(x), _PROBES)).astype(int)].astype(np.float64)
+    some = x[np.linspace(0, len(x) - 1, min(len(x), _PROBES)).astype(int)]
     other = some.copy()
     other[:, pair] = some[:, pair[::-1]]
     before, after = (system.target.energy(torch.from_numpy(part)) for part in (some, other))

@@ -11,7 +11,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from bgdiff.systems import System
 
-__all__ = ["Defect", "screen"]
+__all__ = ["TOLERATED", "Defect", "screen"]
+
+TOLERATED = 0.01
+"""Fraction of faulty frames that are dropped; more of them, and a data set is refused."""
 
 _STRETCH = 2.0  # bonds longer than this many times their length in the topology file
 _ABSURD = (100.0, 5.0)  # kT above the median: a constant, and so much per coordinate

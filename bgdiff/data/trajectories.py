@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bgdiff.errors import DataError
 
 __all__ = [
+    "AtomCountError",
     "Frames",
     "check_atoms",
     "check_exists",
@@ -36,6 +37,15 @@ _TIMED = (".xtc", ".trr", ".h5", ".hdf5", ".lh5", ".nc", ".ncdf", ".netcdf")
 """Formats that hold the time of every frame; for others mdtraj counts frames."""
 
 _PACKAGES = {".h5": "PyTables (pip install tables)", ".nc": "netCDF4", ".gsd": "gsd"}
+
+
+class AtomCountError(DataError):
+    """A file has another number of atoms than it was read with."""
+
+    def __init__(self, path: Path, found: int, expected: int) -> None:
+        hint = "; extract the molecule first (mdtraj: trajectory.atom_slice)" if found > expected else ""
+        super().__init__(f"{path}: has {found} atoms, but the system has {expected}{hint}")
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ def read_frames(path: Path, topology: Any, *, atoms: Sequence[int] | None = None
     except Exception as error:  # each of mdtraj's readers raises what its parser does
         count = None if own_topology else _count_atoms(path)
         if count is not None and count != topology.n_atoms:
-            raise DataError(_wrong_count(path, count, topology.n_atoms)) from error
+            raise AtomCountError(path, count, topology.n_atoms) from error
         raise DataError(f"{path}: mdtraj cannot read it ({error}); is it complete?") from error
     timed = path.name.lower().endswith(_TIMED)
     return Frames(
@@ -161,7 +171,7 @@ def _read_dcd(path: Path, topology: Any, atoms: Sequence[int] | None) -> Frames:
         x, lengths, angles = stream.read(atom_indices=atoms)
     n_atoms = _count_atoms(path) if atoms is not None else x.shape[1]
     if n_atoms != topology.n_atoms:
-        raise DataError(_wrong_count(path, int(n_atoms or 0), topology.n_atoms))
+        raise AtomCountError(path, int(n_atoms or 0), topology.n_atoms)
     claimed = _dcd_frames(path)
     if claimed > len(x):
         raise _ends_early(path, len(x), f"its header says {claimed}")
@@ -255,7 +265,7 @@ def check_atoms(path: Path, found: Any, expected: Any) -> None:
         DataError: naming the first atom that disagrees.
     """
     if found.n_atoms != expected.n_atoms:
-        raise DataError(_wrong_count(path, found.n_atoms, expected.n_atoms))
+        raise AtomCountError(path, found.n_atoms, expected.n_atoms)
     pairs = list(zip(found.atoms, expected.atoms, strict=True))
     shuffled = sorted(str(atom) for atom in found.atoms) == sorted(str(atom) for atom in expected.atoms)
     for index, (atom, wanted) in enumerate(pairs):
@@ -273,11 +283,6 @@ def check_atoms(path: Path, found: Any, expected: Any) -> None:
 
 def _symbol(atom: Any) -> str:
     return "?" if atom.element is None else str(atom.element.symbol)
-
-
-def _wrong_count(path: Path, found: int, expected: int) -> str:
-    hint = "; extract the molecule first (mdtraj: trajectory.atom_slice)" if found > expected else ""
-    return f"{path}: has {found} atoms, but the system has {expected}{hint}"
 
 
 def _count_atoms(path: Path) -> int | None:
