@@ -320,7 +320,7 @@ class Trainer:
         """What a checkpoint must share with a trainer to be taken up by it."""
         config = self.config.model_dump(mode="json")
         return {
-            "format": 4,
+            "format": 5,
             "seed": self.config.seed,
             "kind": self.model.kind,
             **{section: config[section] for section in ("network", "training")},

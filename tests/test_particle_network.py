@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.linalg
 import torch
 from checks import level, seeded
 from torch import Tensor
@@ -143,6 +144,14 @@ def test_energy_is_the_documented_formula() -> None:
     kinds = {(0, 0): 0, (0, 1): 1, (1, 1): 2}
     centres = torch.linspace(0.2, shape.reach, shape.radial, dtype=torch.float64)
     width = centres[1] - centres[0]
+    # overlaps of the Gaussians by quadrature, normalised; a hundredth of the largest eigenvalue is added
+    grid = torch.linspace(-10, 20, 6001, dtype=torch.float64)[:, None]
+    gaussians = torch.exp(-0.5 * ((grid - centres) / width) ** 2)
+    overlap = gaussians.T @ gaussians
+    overlap = overlap / overlap[0, 0]
+    top = torch.linalg.matrix_norm(overlap, 2)
+    root = scipy.linalg.sqrtm((overlap / top + 0.01 * torch.eye(shape.radial)).numpy())
+    condition = torch.linalg.inv(torch.as_tensor(root))
     for row in range(3):
         pair = torch.zeros((), dtype=torch.float64)
         functions, direction = {}, {}
@@ -152,7 +161,8 @@ def test_energy_is_the_documented_formula() -> None:
                 r = (apart.square().sum() + 0.2**2).sqrt()
                 radial = torch.exp(-0.5 * ((r - centres) / width) ** 2)
                 kind = kinds[tuple(sorted((int(TYPES[i]), int(TYPES[j]))))]  # type: ignore[index]
-                shared = radial @ network.weigh(noise).reshape(shape.radial, -1)
+                weight = network.weigh(noise).reshape(shape.radial, -1)
+                shared = radial @ torch.cat([condition @ weight[:, :1], weight[:, 1:]], -1)
                 functions[i, j] = shared + network.kind_gates(noise) * (radial @ network.kind_weights[kind])
                 direction[i, j] = apart / r
                 pair = pair + 0.5 * (
@@ -253,6 +263,23 @@ def test_description_round_trip() -> None:
     z = points(10, 6)
     assert torch.equal(again.log_density(z, level(0.3)), network.log_density(z, level(0.3)))
     assert again.describe() == network.describe()
+
+
+def test_networks_saved_before_functions_were_orthonormal_keep_their_energy() -> None:
+    """Such a description does not name the choice; the weights then are those of the Gaussians themselves."""
+    network = trained()
+    description = network.describe()
+    del description["shape"]["conditioned"]
+    old = network_from_description(description).double()
+    old.load_state_dict(network.state_dict())
+    assert isinstance(network, ParticleNetwork) and isinstance(old, ParticleNetwork)
+    z = points(10, 6)
+    assert not torch.allclose(old.log_density(z, level(0.3)), network.log_density(z, level(0.3)))
+    with torch.no_grad():
+        for weights in (old.weigh.weight, old.weigh.bias):
+            pair = weights.view(old.shape.radial, -1, *weights.shape[1:])[:, 0]
+            pair.copy_(network.pairs.orthonormal().double() @ pair)
+    torch.testing.assert_close(old.log_density(z, level(0.3)), network.log_density(z, level(0.3)))
 
 
 def test_descriptions_without_a_kind_are_dense() -> None:

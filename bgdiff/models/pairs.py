@@ -100,6 +100,18 @@ class PairGeometry(nn.Module):
         """The radial functions ``(B, P, radial)``."""
         return _gaussian(self._standard(distance))
 
+    def orthonormal(self) -> Tensor:
+        """S^(-1/2) ``(radial, radial)`` of the radial functions' overlap S.
+
+        S_bc = ∫ φ_b φ_c dr ∝ exp(-¼ ((c_b - c_c)/h)²).
+        Symmetric orthogonalisation (Löwdin, J. Chem. Phys. 18, 365, 1950), with a hundredth of the largest
+        eigenvalue added to all: the smallest belong to functions too rough to be wanted.
+        """
+        overlap = torch.exp(-0.25 * ((self.centres[:, None] - self.centres) / self.width) ** 2)
+        eigenvalue, vector = torch.linalg.eigh(overlap.to(torch.float64))
+        scale = (eigenvalue / eigenvalue[-1] + _ROUGHEST).rsqrt()
+        return ((vector * scale) @ vector.T).to(torch.float32)
+
     def radial_and_slope(self, distance: Tensor) -> tuple[Tensor, Tensor]:
         """The radial functions and their derivatives, both ``(B, P, radial)``."""
         standard = self._standard(distance)
@@ -156,4 +168,5 @@ def _gaussian(standard: Tensor) -> Tensor:
 
 
 _FAINTEST = -60.0
+_ROUGHEST = 0.01
 _SMOOTH = 0.2  # δ: no longer than the structure of a cluster that is blurred to width 1

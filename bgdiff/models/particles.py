@@ -27,6 +27,8 @@ class ParticleShape:
     width: int = 64
     depth: int = 2
     embedding: int = 64
+    conditioned: bool = True
+    """Learn the pair potential in nearly orthonormal functions; networks saved earlier do not."""
 
 
 class ParticleNetwork(Network):
@@ -37,7 +39,9 @@ class ParticleNetwork(Network):
         log p̃(z, σ) = log N(z; 0, 1+σ²) - a(σ) [Σ_{i<j} (φ_σ(r_ij) + core_σ(r_ij)) + Σ_i e_i + q(σ) |y|²].
 
     φ and all other functions of a distance are sums of Gaussians whose weights a network of log σ gives: at
-    every noise level another pair potential. core = exp(α - k (r - 1)), a parabola from e² up, repels where no data are. e_i is a
+    every noise level another pair potential. Neighbouring Gaussians are much alike, so that the weights of φ
+    would be learned slowly: the network gives those of :meth:`PairGeometry.orthonormal` sums.
+    core = exp(α - k (r - 1)), a parabola from e² up, repels where no data are. e_i is a
     residual network of particle i's surroundings (as in the embedded-atom method, Daw & Baskes, Phys. Rev. B
     29, 6443, 1984, and its angular extensions): ``scalars`` sums Σ_j G_c(r_ij), squared lengths of
     ``vectors`` sums Σ_j G_c(r_ij) r̂_ij, squared norms of ``tensors`` traceless sums of r̂_ij r̂_ijᵀ, and after
@@ -60,6 +64,7 @@ class ParticleNetwork(Network):
 
     kind = "particles"
     types: Tensor
+    _condition: Tensor
     _pair_kind: Tensor
     _number: Tensor
 
@@ -81,6 +86,8 @@ class ParticleNetwork(Network):
         self.pairs = PairGeometry(event_shape, shape.radial, shape.reach)
         self._sizes = (1, shape.scalars, shape.vectors, shape.tensors, shape.messages)
         channels, width, embedding = sum(self._sizes), shape.width, shape.embedding
+        condition = self.pairs.orthonormal() if shape.conditioned else torch.eye(shape.radial)
+        self.register_buffer("_condition", condition, persistent=False)
         self.embed = nn.Sequential(
             nn.Linear(N_NOISE_FEATURES, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
@@ -163,6 +170,7 @@ class ParticleNetwork(Network):
     def _project(self, radial: Tensor, level: Tensor) -> tuple[Tensor, ...]:
         """Learned functions of the distances, ``(B, P, channels)``, by their use."""
         weight = self.weigh(level).reshape(len(level), self.shape.radial, -1)
+        weight = torch.cat([self._condition.to(weight) @ weight[..., :1], weight[..., 1:]], -1)
         functions = radial @ (weight[0] if len(weight) == 1 else weight)
         if self.n_pair_kinds > 1:
             own = (radial.transpose(0, 1) @ self.kind_weights[self._pair_kind]).transpose(0, 1)
@@ -283,7 +291,7 @@ class ParticleNetwork(Network):
             description["scale"],
             description["sigma_min"],
             description["sigma_max"],
-            ParticleShape(**description["shape"]),
+            ParticleShape(**{"conditioned": False, **description["shape"]}),
         )
 
 
