@@ -272,7 +272,8 @@ def test_networks_saved_before_functions_were_orthonormal_keep_their_energy() ->
     del description["shape"]["conditioned"]
     old = network_from_description(description).double()
     old.load_state_dict(network.state_dict())
-    assert isinstance(network, ParticleNetwork) and isinstance(old, ParticleNetwork)
+    assert isinstance(network, ParticleNetwork)
+    assert isinstance(old, ParticleNetwork)
     z = points(10, 6)
     assert not torch.allclose(old.log_density(z, level(0.3)), network.log_density(z, level(0.3)))
     with torch.no_grad():
