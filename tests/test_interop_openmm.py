@@ -46,7 +46,7 @@ def simulation(system: openmm.System, integrator: openmm.Integrator | None = Non
     for k in range(system.getNumParticles()):
         topology.addAtom(f"C{k}", app.element.carbon, residue)
     integrator = integrator or openmm.LangevinMiddleIntegrator(TEMPERATURE, 1.0, 0.001)
-    return app.Simulation(topology, system, integrator, openmm.Platform.getPlatform("Reference"))
+    return app.Simulation(topology, system, integrator, openmm.Platform.getPlatformByName("Reference"))
 
 
 def energy_and_force(context: openmm.Context, x: np.ndarray, groups: int = -1) -> tuple[float, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -71,6 +72,7 @@ def test_starting_states_are_what_the_run_says(twist_run: Run, exported: Path) -
     one = app.Simulation(pdb.topology, system, openmm.VerletIntegrator(0.001))
     assert found["temperature"] == TEMPERATURE
     assert found["n_samples"] == 400
+    assert found["method"] == "is"
     assert len(found["starts"]) == 30
     speeds = []
     for k, start in enumerate(found["starts"]):
@@ -169,3 +171,25 @@ def test_the_command(twist_run: Run, tmp_path: Path, call: Call) -> None:
         twist_run.manifest["system_path"], tmp_path / "new", data=twist_run.manifest["data_paths"]
     )
     assert "no corrected samples yet" in call("export", untrained, "--out", tmp_path / "c").said
+
+
+@pytest.mark.skipif(not hasattr(openmm, "PythonForce"), reason="PythonForce came with OpenMM 8.5")
+def test_the_examples_of_the_guide_run(
+    twist_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As printed, one after the other, on a run of a small molecule and with fewer steps."""
+    guide = Path(__file__).parent.parent / "docs" / "openmm.md"
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "ala").symlink_to(twist_run.path)
+    monkeypatch.chdir(tmp_path)
+    export_run("runs/ala", "starts", n=8)
+    examples = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(examples) == 5
+    names: dict[str, Any] = {}
+    for example in examples:
+        short = re.sub(r"\.step\(\d+\)", ".step(4)", example.replace("range(100)", "range(3)"))
+        assert short != example or "export_starts" in example
+        exec(short, names)
+    assert facts(tmp_path / "more-starts")["n_samples"] == 200
+    assert names["moves"].n_moves == 3
+    assert np.isfinite(names["energy"].value_in_unit(unit.kilojoules_per_mole))

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     integrator = openmm.LangevinMiddleIntegrator(
         temperature, chosen.friction / unit.picosecond, chosen.step * unit.femtosecond
     )
-    platform = openmm.Platform.getPlatform(chosen.platform) if chosen.platform else None
+    platform = openmm.Platform.getPlatformByName(chosen.platform) if chosen.platform else None
     simulation = app.Simulation(topology, system, integrator, platform)
     every, steps = (max(1, round(1000 * t / chosen.step)) for t in (chosen.spacing, chosen.ps))
     results = folder / "trajectories"

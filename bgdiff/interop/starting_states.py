@@ -16,7 +16,7 @@ import bgdiff
 from bgdiff.analysis.weights import normalised_weights
 from bgdiff.conformations import save_structure
 from bgdiff.errors import ConfigError, CorrectionError, DataError, RunDirectoryError, StorageError
-from bgdiff.io import atomic_path, make_directory, write_json, write_text
+from bgdiff.io import atomic_path, make_directory, read_json, write_json, write_text
 from bgdiff.progress import Progress, silent
 from bgdiff.random import derive_seed, generator_for
 from bgdiff.targets.openmm import GAS_CONSTANT
@@ -109,7 +109,7 @@ def export_starts(
         StorageError: ``out`` is there already, or cannot be written.
     """
     row = choose_starts(ensemble.log_weight, n, seed=seed)
-    facts = {"run": None, "n_samples": len(ensemble), "seed": seed}
+    facts = {"run": None, "method": None, "n_samples": len(ensemble), "seed": seed}
     x, energy, weight = ensemble.x[row], ensemble.energy[row], ensemble.weights[row]
     chosen = _Chosen(ensemble.system, row, x, energy, weight, facts)
     return _write(chosen, Path(out), velocities=velocities, progress=progress)
@@ -165,9 +165,20 @@ def export_run(
     row = choose_starts(arrays["log_weight"], n, seed=seed)
     x = _frames(files[1], row, len(arrays["log_weight"]))
     weight = normalised_weights(arrays["log_weight"])[row]
-    facts = {"run": str(run.path), "n_samples": len(arrays["log_weight"]), "seed": seed}
+    facts = {
+        "run": str(run.path),
+        "method": _method(run),
+        "n_samples": len(arrays["log_weight"]),
+        "seed": seed,
+    }
     chosen = _Chosen(run.system, row, x, arrays["energy"][row], weight, facts)
     return _write(chosen, Path(out), velocities=velocities, progress=progress)
+
+
+def _method(run: "Run") -> str:
+    """How the samples that are there were corrected; runs of early versions do not say."""
+    file = run.file("correction.json")
+    return str(read_json(file)["method"]) if file.is_file() else "is"
 
 
 def _frames(path: Path, row: NDArray[np.int64], n: int) -> NDArray[np.float64]:
@@ -217,7 +228,7 @@ def _fill(folder: Path, chosen: _Chosen, velocities: bool, progress: Progress) -
     system, n = chosen.system, len(chosen.row)
     kT = GAS_CONSTANT * system.temperature
     context = openmm.Context(
-        system.openmm_system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference")
+        system.openmm_system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
     )
     make_directory(folder / "states")
     which, copies = chosen.copies()
