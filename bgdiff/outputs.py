@@ -188,9 +188,15 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
 
     proposal, data = load_arrays(run.file("proposal.npz")), load_arrays(run.file("data.npz"))
     held_out = load_held_out(run)
-    has_held_out = held_out["log_weight"].size > 0
+    hot = run.data.temperature is not None  # then held-out frames are none of the target's
+    has_held_out = held_out["log_weight"].size > 0 and not hot
     dropped = int(run.manifest["data_n_dropped"])
     warnings = [f"{dropped} damaged frames of the data set were left out"] if dropped else []
+    if hot:
+        warnings.append(
+            "data were drawn at another temperature than the system's; they give no forward effective sample "
+            "size"
+        )
     # runs of earlier versions lack the file; theirs were independent walks
     facts = run.file("correction.json")
     correction = Correction.from_json(read_json(facts)) if facts.is_file() else Correction()

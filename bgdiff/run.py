@@ -379,10 +379,13 @@ def _report(run: Run, stages: Stages) -> None:
 
 
 def _digest(data: "Dataset") -> str:
-    """SHA-256 of the conformations."""
+    """SHA-256 of the conformations, and of their temperatures if these are not the system's."""
     import hashlib
 
-    return hashlib.sha256(data.x.contiguous().numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(data.x.contiguous().numpy().tobytes())
+    if data.temperature is not None:
+        digest.update(data.temperature.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _versions(system: System) -> dict[str, str]:

@@ -57,6 +57,8 @@ class DataSpec(_Model):
 
     file: str
     provenance: str | None = None
+    temperature: Positive | None = None
+    """K, that the frames were drawn at, if it is not the system's; their provenance may say it as well."""
 
 
 class MDSpec(_Model):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bgdiff.data.output import system_argument
 from bgdiff.data.screening import TOLERATED, screen
 from bgdiff.data.trajectories import read_array, read_trajectory
 from bgdiff.errors import ConfigError, DataError
@@ -33,13 +34,15 @@ class Dataset:
 
     ``x`` is ``(n, N, D)`` float64, for molecules in nm and with each frame's centroid at the origin;
     ``chain`` ``(n,)`` int64 says which independent simulation a frame belongs to. ``n_dropped`` faulty
-    frames were left out when reading.
+    frames were left out when reading. ``temperature`` ``(n,)`` float64, K, says at which temperature each
+    frame was drawn, if any was at another than the system's.
     """
 
     x: Tensor
     chain: Tensor
     provenance: dict[str, Any] = field(default_factory=dict)
     n_dropped: int = 0
+    temperature: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -79,7 +82,8 @@ class Dataset:
 
     def select(self, frames: Tensor) -> "Dataset":
         """Return the data set of some frames, given by a mask or indices in increasing order."""
-        return Dataset(self.x[frames], self.chain[frames], self.provenance, self.n_dropped)
+        temperature = None if self.temperature is None else self.temperature[frames]
+        return Dataset(self.x[frames], self.chain[frames], self.provenance, self.n_dropped, temperature)
 
     def _runs(self) -> tuple[list[int], list[int]]:
         """Labels and lengths of the runs of frames of one chain."""
@@ -91,8 +95,8 @@ def load_dataset(system: "System", path: Path | str | Sequence[Path | str] | Non
     """Read and check a data set of a system.
 
     Molecules come from any trajectory format of mdtraj, toy densities from ``.npz`` or ``.npy``. A provenance
-    file written by bgdiff beside the data (``.json``) tells the chains apart; otherwise each file
-    is one chain. Up to 1 % of faulty frames are dropped with a warning.
+    file written by bgdiff beside the data (``.json``) tells the chains apart, and the temperature if it is
+    not the system's; otherwise each file is one chain. Up to 1 % of faulty frames are dropped with a warning.
 
     Args:
         system: the system the data belong to.
@@ -103,11 +107,8 @@ def load_dataset(system: "System", path: Path | str | Sequence[Path | str] | Non
             1 % of its frames are faulty.
     """
     if path is None:
-        if system.data_path is None:
-            raise DataError(
-                f"system {system.name} comes without data; give a trajectory of your own, or make one with: "
-                f"bgdiff data generate {system.name}"
-            )
+        if system.data_path is None or not system.data_path.exists():
+            raise _no_data(system)
         parts = [_load_file(system, system.data_path)]
     else:
         files = [path] if isinstance(path, Path | str) else list(path)
@@ -122,7 +123,25 @@ def load_dataset(system: "System", path: Path | str | Sequence[Path | str] | Non
         torch.cat([part.chain + int(offset) for part, offset in zip(parts, offsets, strict=False)]),
         {"files": [part.provenance for part in parts]},
         sum(part.n_dropped for part in parts),
+        _joined_temperature(system, parts),
     )
+
+
+def _no_data(system: "System") -> DataError:
+    name = system_argument(system)
+    missing = "" if system.data_path is None else f" ({system.data_path}: there is no such file)"
+    return DataError(
+        f"system {system.name} has no data yet{missing}. Simulate some: bgdiff data generate {name}; or use "
+        f"your own trajectory: bgdiff data import {name} TRAJ"
+    )
+
+
+def _joined_temperature(system: "System", parts: Sequence[Dataset]) -> Tensor | None:
+    if all(part.temperature is None for part in parts):
+        return None
+    own = [torch.full((len(part),), system.temperature, dtype=torch.float64) for part in parts]
+    each = zip(own, (part.temperature for part in parts), strict=True)
+    return torch.cat([usual if other is None else other for usual, other in each])
 
 
 def _load_file(system: "System", path: Path) -> Dataset:
@@ -138,7 +157,10 @@ def _load_file(system: "System", path: Path) -> Dataset:
     provenance = _provenance(system, path)
     chain = _chains(path, provenance, len(x))
     good = _good_frames(system, path, x)
-    return Dataset(x[good], chain[good], provenance, int((~good).sum()))
+    kelvin = _temperature(system, path, provenance)
+    x, n_dropped = x[good], int((~good).sum())
+    other = None if kelvin == system.temperature else torch.full((len(x),), kelvin, dtype=torch.float64)
+    return Dataset(x, chain[good], provenance, n_dropped, other)
 
 
 def _good_frames(system: "System", path: Path, x: Tensor) -> Tensor:
@@ -180,14 +202,29 @@ def _provenance(system: "System", path: Path) -> dict[str, Any]:
             f"{path}: is not the file that {beside.name} describes; it was changed or is incomplete. "
             f"Fetch it again, or remove {beside.name} if the change was meant"
         )
-    digest = found.get("ensemble_digest", system.ensemble_digest)
-    if digest != system.ensemble_digest:
-        log.warning(
-            "%s: was simulated with another potential or temperature than system %s now has",
-            path,
-            system.name,
-        )
     return {**found, "file": path.name, "sha256": sha256}
+
+
+def _temperature(system: "System", path: Path, provenance: dict[str, Any]) -> float:
+    """At which temperature (K) the frames were drawn; a warning if it was with another potential."""
+    said = None
+    if path == system.data_path and system.spec.data is not None:
+        said = system.spec.data.temperature
+    recorded = provenance.get("temperature")
+    if said is not None and recorded is not None and said != recorded:
+        raise DataError(
+            f"{path}: was drawn at {recorded:g} K according to its provenance, but system.yaml says "
+            f"{said:g} K (data.temperature); correct one of them"
+        )
+    kelvin = float(said or recorded or system.temperature)
+    molecule = system.topology is not None
+    drawn = system.at_temperature(kelvin) if molecule and kelvin != system.temperature else system
+    digest = provenance.get("ensemble_digest")
+    if digest is not None and digest != drawn.ensemble_digest:
+        log.warning("%s: was simulated with another potential than system %s now has", path, system.name)
+    elif said is not None and not molecule:
+        raise DataError(f"{path}: data.temperature is for molecules; {system.name} is in reduced units")
+    return kelvin if molecule else system.temperature
 
 
 def _chains(path: Path, provenance: dict[str, Any], frames: int) -> Tensor:
