@@ -15,6 +15,7 @@ from bgdiff.coordinates import (
     WhitenedCoordinates,
     ZMatrix,
 )
+from bgdiff.errors import ConfigError
 from bgdiff.progress import Progress, silent
 from bgdiff.training_data import TrainingData, label
 
@@ -37,10 +38,12 @@ class Prepared:
     """``(m, N, D)``: the conformations behind ``held_out``"""
     particle_types: Tensor | None = None
     """int64 ``(N,)``, the same number for particles that may be exchanged; None if the system does not say"""
+    relabelled: int = 0
+    """Frames whose forces were evaluated twice, because they were drawn at another temperature."""
 
     @property
     def target_evaluations(self) -> int:
-        return len(self.training.z) + len(self.held_out.z)
+        return len(self.training.z) + len(self.held_out.z) + self.relabelled
 
 
 def fit_coordinates(system: "System", x: Tensor) -> Coordinates:
@@ -64,7 +67,13 @@ def fit_coordinates(system: "System", x: Tensor) -> Coordinates:
 def prepare(system: "System", data: "Dataset", config: RunConfig, *, progress: Progress = silent) -> Prepared:
     """Split, fit coordinates, label every frame with the target's energy and force.
 
+    Frames that were drawn at another temperature get the score of *that* density, which score matching needs:
+    in a mixture of densities the expectation of each frame's own score is the mixture's. Their energy is the
+    system's own.
+
     Raises:
+        ConfigError: training with the target's energy as its lowest rung (``training.with_target``) is asked
+            for, but data were drawn at another temperature.
         DataError: the data set is too small or has impossible frames.
     """
     training, held_out = data.split(config.training.held_out, config.seed)
@@ -78,15 +87,41 @@ def prepare(system: "System", data: "Dataset", config: RunConfig, *, progress: P
     def first(done: int, of: int, text: str = "") -> None:
         progress(done, total, text)
 
+    if data.temperature is not None and config.training.with_target:
+        raise ConfigError(
+            "training.with_target: needs data of the system's own temperature, as its lowest rung is the "
+            "system's density; these were drawn at "
+            + ", ".join(f"{kelvin:g} K" for kelvin in data.temperature.unique().tolist())
+        )
     forces = config.training.forces
-    return Prepared(
-        coordinates,
-        latent,
-        label(latent, training.x, basin_index(system, training.x), forces=forces, progress=first),
-        label(latent, held_out.x, basin_index(system, held_out.x), forces=forces, progress=shifted),
-        held_out.x,
-        system.particle_types,
+    labelled = [
+        label(latent, part.x, basin_index(system, part.x), forces=forces, progress=report)
+        for part, report in ((training, first), (held_out, shifted))
+    ]
+    relabelled = sum(
+        _own_scores(system, coordinates, part, found)
+        for part, found in zip((training, held_out), labelled, strict=True)
     )
+    return Prepared(
+        coordinates, latent, labelled[0], labelled[1], held_out.x, system.particle_types, relabelled
+    )
+
+
+def _own_scores(system: "System", coordinates: Coordinates, data: "Dataset", found: TrainingData) -> int:
+    """Put the score of the density each frame was drawn from in its place; how many frames that concerned."""
+    if data.temperature is None or found.score is None:
+        return 0
+    count = 0
+    for kelvin in data.temperature.unique().tolist():
+        if kelvin == system.temperature:
+            continue
+        rows = data.temperature == kelvin
+        latent = LatentTarget(system.at_temperature(kelvin).target, coordinates)
+        other = label(latent, data.x[rows], found.basin[rows])
+        assert other.score is not None
+        found.score[rows] = other.score
+        count += len(other.score)
+    return count
 
 
 def basin_index(system: "System", x: Tensor) -> Tensor:
