@@ -8,7 +8,16 @@ import numpy as np
 from bgdiff.errors import SystemDefinitionError, UnsupportedSystem
 from bgdiff.setup.agreement import check_charges, check_free
 from bgdiff.setup.geometry import handedness, stereocentres
-from bgdiff.setup.molecule import Array, Molecule, Tell, atom_label, bond_pairs, heavy_atoms, listed
+from bgdiff.setup.molecule import (
+    Array,
+    Molecule,
+    Tell,
+    atom_label,
+    bond_pairs,
+    heavy_atoms,
+    listed,
+    residue_label,
+)
 
 if TYPE_CHECKING:
     import openmm
@@ -18,6 +27,7 @@ __all__ = ["check_molecule", "minimised"]
 
 _STEPS = 5000
 _STRETCH = 1.25  # of a bond's length before and after minimisation, either way
+_STRAINED = 0.45  # rad from the rest of an angle at a minimum; rings of four are at 0.35
 _STRAIGHT = 0.05  # rad from a straight angle, where a Z-matrix is singular
 
 
@@ -80,6 +90,7 @@ def minimised(molecule: Molecule, source: str, temperature: float, tell: Tell) -
             f"{source}: minimising the energy leads nowhere finite; mend the structure"
         )
     _check_same_molecule(molecule, x, source)
+    _tell_strain(replace(molecule, positions=x), tell)
     tell("energy", f"{before:.1f} kJ/mol as given, {after:.1f} at the minimum nearby")
     return replace(molecule, positions=x)
 
@@ -104,6 +115,32 @@ def _check_same_molecule(molecule: Molecule, x: Array, source: str) -> None:
             "there (it is "
             "far from its minimum, or hydrogens are misplaced)"
         )
+
+
+def _tell_strain(molecule: Molecule, tell: Tell) -> None:
+    """Tell of the angle that is farthest from its rest, if that is as far as in a knot."""
+    import openmm
+
+    atoms = list(molecule.topology.atoms())
+    worst, text = _STRAINED, ""
+    for force in molecule.system.getForces():
+        if not isinstance(force, openmm.HarmonicAngleForce):
+            continue
+        for index in range(force.getNumAngles()):
+            i, j, k, rest, _ = force.getAngleParameters(index)
+            first, second = molecule.positions[[i, k]] - molecule.positions[j]
+            angle = np.arctan2(np.linalg.norm(np.cross(first, second)), first @ second)
+            if abs(angle - rest._value) > worst:
+                worst = abs(angle - rest._value)
+                names = "-".join(atoms[index].name for index in (i, j, k))
+                text = (
+                    f"the angle {names} of {residue_label(atoms[j].residue)} is {np.degrees(angle):.0f} "
+                    "degrees, "
+                    f"{np.degrees(worst):.0f} from its rest: the structure may be caught in a knot; look at "
+                    "it"
+                )
+    if text:
+        tell("strain", text)
 
 
 def _check_coordinates(molecule: Molecule, source: str, tell: Tell) -> None:

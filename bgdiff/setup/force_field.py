@@ -131,7 +131,7 @@ def _check_goes_with(names: str, implicit: str, system: "openmm.System") -> None
         raise ConfigError(
             f"--implicit {implicit}: {names} has an implicit solvent already ({born[0]}); take one of the two"
         )
-    if polarisable := [name for name in forces if name.startswith("Amoeba") or name == "DrudeForce"]:
+    if polarisable := [name for name in forces if name in ("AmoebaMultipoleForce", "DrudeForce")]:
         own = "; its own is in the file that ends in _gk.xml" if polarisable[0].startswith("Amoeba") else ""
         raise ConfigError(
             f"--implicit {implicit}: does not go with {names}, which is polarisable ({polarisable[0]}); "

@@ -45,9 +45,8 @@ def check_bonds(path: Path, topology: "app.Topology", positions: Array) -> None:
     if close:
         names = listed(f"{atom_label(atoms[i])} and {atom_label(atoms[j])}" for i, j in close)
         raise SystemDefinitionError(
-            f"{path}: {len(close)} pair{'s' if len(close) > 1 else ''} of atoms at the same place, bonds of "
-            "length zero "
-            f"among them: {names}; give them coordinates, or remove atoms that were written twice"
+            f"{path}: {len(close)} pair{'s' if len(close) > 1 else ''} of atoms at the same place (bonds of "
+            f"length zero, or atoms written twice): {names}; mend their coordinates"
         )
     for bond, length in zip(bonds, lengths, strict=True):
         if length < _SHORTEST:

@@ -12,7 +12,7 @@ from bgdiff.setup.geometry import check_bonds, check_one_molecule
 from bgdiff.setup.molecule import Molecule, Tell
 from bgdiff.setup.records import read_text
 from bgdiff.setup.repair import add_heavy_atoms, add_hydrogens
-from bgdiff.setup.structure import check_complete, is_solvent, read_structure, select
+from bgdiff.setup.structure import check_complete, read_structure, select, solvent_of
 from bgdiff.setup.templates import check_heavy_atoms, check_templates
 
 if TYPE_CHECKING:
@@ -256,8 +256,7 @@ def _positions(path: Path, positions: Any, topology: "app.Topology") -> Any:
 def _prepare(path: Path, topology: "app.Topology", positions: Any) -> None:
     """Refuse solvent and loose pieces, forget the box."""
     topology.setPeriodicBoxVectors(None)
-    residues = list(topology.residues())
-    if solvent := [residue for residue in residues if is_solvent(residue)]:
+    if (solvent := solvent_of(topology)) and len(solvent) < topology.getNumResidues():
         names = ", ".join(sorted({residue.name for residue in solvent}))
         raise SystemDefinitionError(
             f"{path}: holds {len(solvent)} waters, ions or single atoms ({names}) besides the molecule; "

@@ -3,12 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bgdiff.setup.geometry import handedness, stereocentres
 from bgdiff.setup.molecule import Array, Molecule, Tell, bond_pairs
 from bgdiff.setup.torsions import Torsion
+
+if TYPE_CHECKING:
+    import openmm
 
 __all__ = ["conformations", "proposals"]
 
@@ -41,8 +45,8 @@ class _Site:
 def conformations(molecule: Molecule, torsions: Sequence[Torsion], tell: Tell) -> list[dict[str, float]]:
     """Starts that can be built: torsions in degrees by name, of which at least one is kept.
 
-    Each is turned and minimised as ``bgdiff data generate`` will do. Those whose torsions do not stay, that
-    break the molecule, or invert a stereocentre are left out.
+    Each is turned and minimised as ``bgdiff data generate`` will do, but in vacuum, which is faster. Those
+    whose torsions do not stay, that break the molecule, or invert a stereocentre are left out.
     """
     from bgdiff.data.starts import start_structure
 
@@ -50,13 +54,14 @@ def conformations(molecule: Molecule, torsions: Sequence[Torsion], tell: Tell) -
     centres = stereocentres(molecule.topology)
     sign = handedness(molecule.positions, centres)
     bonds = bond_pairs(molecule.topology)
+    alone = _without_solvent(molecule)
     kept: list[dict[str, float]] = []
     lost = 0
     for start in proposals(list(turnable.values())):
         angles: dict[tuple[int, ...], float] = {
             turnable[name].atoms: float(np.radians(angle)) for name, angle in start.items()
         }
-        x = start_structure(molecule.system, molecule.positions, bonds, angles)
+        x = start_structure(alone, molecule.positions, bonds, angles)
         sound = np.isfinite(x).all() and (handedness(x, centres) == sign).all()
         if sound and _stayed(x, angles) and _whole(molecule.positions, x, bonds):
             kept.append(start)
@@ -139,6 +144,17 @@ def _staggered(torsions: Sequence[Torsion], index: int) -> dict[str, float]:
         stride = index // len(forms) ** (place % 2)
         start[torsion.name] = float(forms[(stride + index * (place // 2) + place) % len(forms)])
     return start
+
+
+def _without_solvent(molecule: Molecule) -> "openmm.System":
+    """The potential without generalised Born forces; bonds and clashes do not depend on them."""
+    import openmm
+
+    system = openmm.XmlSerializer.clone(molecule.system)
+    for index in reversed(range(system.getNumForces())):
+        if isinstance(system.getForce(index), openmm.CustomGBForce | openmm.GBSAOBCForce):
+            system.removeForce(index)
+    return system
 
 
 def _stayed(x: Array, angles: Mapping[tuple[int, ...], float]) -> bool:

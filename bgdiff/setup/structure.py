@@ -17,7 +17,7 @@ from bgdiff.setup.records import choose_locations, missing_residues, read_record
 if TYPE_CHECKING:
     from openmm import app
 
-__all__ = ["WATER", "Structure", "check_complete", "is_cif", "is_solvent", "read_structure", "select"]
+__all__ = ["WATER", "Structure", "check_complete", "is_cif", "read_structure", "select", "solvent_of"]
 
 WATER = frozenset(
     ["DOD", "H2O", "HOH", "OPC", "SOL", "SPC", "SPCE", "T3P", "T4P", "TIP", "TIP3", "TIP4", "TIP3P", "WAT"]
@@ -45,9 +45,14 @@ def is_cif(path: Path) -> bool:
     return path.suffix.lower() in (".cif", ".mmcif", ".pdbx")
 
 
-def is_solvent(residue: "app.Residue") -> bool:
-    """Whether it is a water or a single atom, such as an ion."""
-    return residue.name.upper() in WATER or len(list(residue.atoms())) == 1
+def solvent_of(topology: "app.Topology") -> "list[app.Residue]":
+    """Waters, and residues of a single atom without bonds, such as ions."""
+    bonded = {atom.residue.index for bond in topology.bonds() for atom in (bond.atom1, bond.atom2)}
+    return [
+        residue
+        for residue in topology.residues()
+        if residue.name.upper() in WATER or (residue.index not in bonded and len(list(residue.atoms())) == 1)
+    ]
 
 
 def read_structure(path: Path | str, tell: Tell) -> Structure:
@@ -107,7 +112,8 @@ def select(structure: Structure, *, keep_only: Sequence[str], remove_solvent: bo
         )
     leave = [residue for residue in residues if keep_only and residue.chain.id not in keep_only]
     kept = [residue for residue in residues if residue not in set(leave)]
-    solvent = [residue for residue in kept if is_solvent(residue)]
+    every = set(solvent_of(topology))
+    solvent = [residue for residue in kept if residue in every]
     if solvent and len(solvent) < len(kept):
         found = _kinds(solvent)
         if not remove_solvent:
@@ -120,7 +126,7 @@ def select(structure: Structure, *, keep_only: Sequence[str], remove_solvent: bo
         leave += solvent
     if not leave:
         return structure
-    if gone := [residue for residue in leave if not is_solvent(residue)]:
+    if gone := [residue for residue in leave if residue not in every]:
         tell("left out", f"{len(gone)} residues of chain {', '.join(sorted({r.chain.id for r in gone}))}")
     modeller = app.Modeller(topology, structure.positions * unit.nanometer)
     modeller.delete(leave)

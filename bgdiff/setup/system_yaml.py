@@ -48,8 +48,11 @@ def _lines(content: Content) -> Iterator[str]:
     yield "coordinates: internal"
     yield ""
     yield _commented("observables:", "atom indices count from 0; more can be added at any time")
-    for torsion in content.torsions:
-        yield _commented(f"  {torsion.name}: {{dihedral: {list(torsion.atoms)}}}", torsion.note)
+    written = {
+        f"  {torsion.name}: {{dihedral: {list(torsion.atoms)}}}": torsion.note for torsion in content.torsions
+    }
+    width = max(map(len, written), default=0)
+    yield from (_commented(f"{text:<{width}}", note) for text, note in written.items())
     for name, spec in content.basins.observables.items():
         yield f"  {name}: {json.dumps(spec.model_dump(mode='json', exclude_none=True))}"
     if not content.torsions and not content.basins.observables:

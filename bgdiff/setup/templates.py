@@ -1,7 +1,7 @@
 """Residues that a force field has no template for: which atoms they lack, or which template is nearest."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,33 +105,30 @@ def _nearest(force_field: "app.ForceField", topology: "app.Topology", residue: "
     own = {atom.name for atom in residue.atoms()}
     names = _FORMS.get(residue.name, (residue.name,))
     same = [name for name in templates if _base(name, names)]
-    outside = sum(
-        (bond.atom1.residue is residue) != (bond.atom2.residue is residue) for bond in topology.bonds()
-    )
+    outside = {
+        (bond.atom1 if bond.atom1.residue is residue else bond.atom2).name
+        for bond in topology.bonds()
+        if (bond.atom1.residue is residue) != (bond.atom2.residue is residue)
+    }
+
+    elements = Counter(atom.element.symbol for atom in residue.atoms() if atom.element is not None)
 
     def cost(name: str) -> tuple[bool, int, int, str]:
-        wanted = {atom.name for atom in templates[name].atoms}
+        atoms = templates[name].atoms
+        others = Counter(atom.element.symbol for atom in atoms if atom.element is not None)
         return (
-            len(templates[name].externalBonds) != outside,
-            len(own - wanted),
-            len(wanted - own),
+            {atoms[index].name for index in templates[name].externalBonds} != outside,
+            (elements - others).total() + (others - elements).total(),
+            len(own ^ {atom.name for atom in atoms}),
             name,
         )
 
     if same:
         best = min(same, key=cost)
-        atoms = templates[best].atoms
-        missing = [atom for atom in atoms if atom.name not in own]
-        light = {atom.name for atom in atoms if atom.element is not None and atom.element.symbol == "H"}
-        return _Fit(
-            residue,
-            best,
-            True,
-            tuple(atom.name for atom in missing if atom.name not in light),
-            tuple(atom.name for atom in missing if atom.name in light),
-            tuple(sorted(own - {atom.name for atom in atoms})),
-        )
-    elements = Counter(atom.element.symbol for atom in residue.atoms() if atom.element is not None)
+        lacking, extra = _differences(residue, templates[best].atoms)
+        heavy = tuple(name for name, element in lacking if element != "H")
+        hydrogens = tuple(name for name, element in lacking if element == "H")
+        return _Fit(residue, best, True, heavy, hydrogens, tuple(name for name, _ in extra))
 
     def distance(name: str) -> tuple[int, int, str]:
         others = Counter(atom.element.symbol for atom in templates[name].atoms if atom.element is not None)
@@ -141,6 +138,28 @@ def _nearest(force_field: "app.ForceField", topology: "app.Topology", residue: "
 
     nearest = min(templates, key=distance) if templates else "none, it has no templates at all"
     return _Fit(residue, nearest, False, (), (), ())
+
+
+def _differences(
+    residue: "app.Residue", template: Sequence[Any]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Atoms that a residue lacks and has besides, as (name, element).
+
+    Old force fields name some atoms in their own way, so that elements are counted first; where names do not
+    tell which atoms of an element differ, they are only counted.
+    """
+    ours = [(atom.name, atom.element.symbol) for atom in residue.atoms() if atom.element is not None]
+    theirs = [(atom.name, atom.element.symbol) for atom in template if atom.element is not None]
+
+    def beyond(some: list[tuple[str, str]], others: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        found = []
+        more = Counter(element for _, element in some) - Counter(element for _, element in others)
+        for element, count in more.items():
+            names = [name for name, own in some if own == element and name not in {n for n, _ in others}]
+            found += [(n, element) for n in (names if len(names) == count else [f"{count} {element}"])]
+        return found
+
+    return beyond(theirs, ours), beyond(ours, theirs)
 
 
 def _base(template: str, names: Iterable[str]) -> bool:
