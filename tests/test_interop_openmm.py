@@ -135,6 +135,23 @@ def test_modes(generator: BoltzmannGenerator) -> None:
 
 
 @needs_python_force
+def test_a_molecule_of_a_larger_system_can_be_biased(generator: BoltzmannGenerator) -> None:
+    system, x = openmm.System(), twist_samples(1, 9)[0]
+    for _ in range(6):
+        system.addParticle(12.0)
+    force = learned_force(generator, scale=0.5)
+    force.setParticles([5, 1, 3, 2])
+    system.addForce(force)
+    positions = np.zeros((6, 3))
+    positions[[5, 1, 3, 2]] = x
+    energy, found = energy_and_force(simulation(system).context, positions)
+    expected, slope = LearnedEnergy.of(generator).energy_and_force(torch.as_tensor(x)[None])
+    assert energy == pytest.approx(0.5 * KT * float(expected))
+    np.testing.assert_allclose(found[[5, 1, 3, 2]], 0.5 * KT * slope[0].numpy(), rtol=1e-9, atol=1e-6)
+    assert (found[[0, 4]] == 0).all()
+
+
+@needs_python_force
 def test_dynamics_in_the_learned_energy_conserves_energy(generator: BoltzmannGenerator) -> None:
     """The error of leapfrog energies is of second order in the step, and does not grow."""
     errors = []

@@ -52,6 +52,8 @@ def learned_force(generator: "BoltzmannGenerator", *, scale: float = 1.0) -> "op
 
     T is the temperature the generator was trained for, and λ the global parameter :data:`LAMBDA`. U lacks
     a constant; see :class:`~bgdiff.interop.learned_energy.LearnedEnergy` for what it is and where it ends.
+    ``setParticles`` makes it act on the molecule's atoms in a larger System.
+
     The force can be serialised with the System: the XML then holds the network, pickled. Whoever reads it
     needs bgdiff, and should trust its origin, since pickles may run any code.
 
