@@ -1,9 +1,9 @@
 r"""bgflow and bgdiff together: energies for its flows, flows as proposals, coordinates both ways.
 
 bgflow is optional and imported when it is first needed (:func:`import_bgflow`). Its conventions: an energy is
-``(B, 1)`` and reduced, u = βU; a ``BoltzmannGenerator`` has the energy -log q(x) if its prior is normalised; a
-flow yields ``(*outputs, dlogp)`` with dlogp = log|det d outputs/d inputs| ``(B, 1)``; events are often flat,
-``(B, N·D)``.
+``(B, 1)`` and reduced, u = βU; a ``BoltzmannGenerator`` has the energy -log q(x) if its prior is normalised;
+a flow yields ``(*outputs, dlogp)`` with dlogp = log|det d outputs/d inputs| ``(B, 1)``; events are often
+flat, ``(B, N·D)``.
 
 Reference: Noé, Olsson, Köhler & Wu, Science 365, eaaw1147 (2019); https://github.com/noegroup/bgflow.
 """

@@ -98,6 +98,13 @@ class FlowCoordinates:
     def to_z(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x ``(B, N, D)`` → z ``(B, d)``, log|det dz/dx| ``(B,)``."""
         outputs, log_det = self._apply(x.to(torch.float64), inverse=False)
+        if self._fixed:
+            # the volume is that at the fixed values, not at the ones that x happens to have
+            inputs = [
+                self._fixed[index].expand_as(output) if index in self._fixed else output
+                for index, output in enumerate(outputs)
+            ]
+            log_det = -self._apply(*inputs, inverse=True)[1]
         y = self._joined(outputs)
         z = (y - self._middle) * self._unit
         real = y

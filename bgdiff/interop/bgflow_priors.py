@@ -62,8 +62,8 @@ def inside_support(prior: Any, *z: Tensor) -> Tensor:
     name = _name(prior)
     inside = torch.ones(len(z[0]), dtype=torch.bool, device=z[0].device)
     if name == "UniformDistribution":
-        tolerance = prior.uniform.tol
-        low, high = prior.uniform.low - tolerance, prior.uniform.high + tolerance
+        box = prior._modules["uniform"]  # its own __getattr__ hides it
+        low, high = box.low - box.tol, box.high + box.tol
         return ((z[0] >= low) & (z[0] <= high)).flatten(1).all(1)
     if name == "TruncatedNormalDistribution":
         return ((z[0] >= prior.lower_bound) & (z[0] <= prior.upper_bound)).flatten(1).all(1)
