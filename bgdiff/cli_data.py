@@ -131,11 +131,30 @@ def data_generate(
         int | None,
         typer.Option(min=1, help="Frames that parallel tempering makes, at least.", show_default="50000"),
     ] = None,
+    start: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Start from every frame of your own structures or trajectories; may be repeated.",
+            show_default="torsions in system.yaml",
+        ),
+    ] = None,
+    top: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Names the atoms of --start files.", show_default=False),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="K", help="Of the simulation; training knows it.", show_default="the system's"),
+    ] = None,
     seed: Seed = 0,
     processes: Processes = None,
     engine: Evaluator = EngineName.auto,
 ) -> None:
-    """Simulate a system as its system.yaml says, and write a data set with its provenance."""
+    """Simulate a system as its system.yaml says, and write a data set with its provenance.
+
+    Example: bgdiff data generate my_molecule --start crystal.pdb --start md.dcd --temperature 400
+    """
     with errors_told(again=True):
         from bgdiff.data.generate import generate_data
         from bgdiff.data.output import provenance_path
@@ -154,6 +173,9 @@ def data_generate(
                 method=None if method is None else method.value,
                 frames=frames,
                 engine=engine.value,
+                starts=start or (),
+                top=top,
+                temperature=temperature,
             )
         if found := read_json(provenance_path(path, chosen)).get("validation"):
             for line in verdicts(found):

@@ -1,6 +1,7 @@
 """Data sets made by bgdiff, with their provenance beside them: short plain simulations, or equilibrium."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,7 +10,8 @@ import numpy as np
 
 from bgdiff.data.chains import concatenate, discard_chunks, run_chains
 from bgdiff.data.frames import write_trajectory
-from bgdiff.data.output import choose_output, data_versions, provenance_path, sha256_of
+from bgdiff.data.output import choose_output, data_versions, provenance_path, sha256_of, system_of_data
+from bgdiff.data.start_files import StartFiles, read_starts
 from bgdiff.errors import ConfigError, SystemDefinitionError
 from bgdiff.io import write_json
 from bgdiff.progress import Progress, silent
@@ -38,6 +40,9 @@ def generate_data(
     method: Method | None = None,
     frames: int | None = None,
     engine: "Engine" = "auto",
+    starts: Sequence[Path] = (),
+    top: Path | None = None,
+    temperature: float | None = None,
 ) -> Path:
     """Simulate the system as its ``system.yaml`` says; write a data set and its provenance (JSON).
 
@@ -64,14 +69,18 @@ def generate_data(
         method: by default ``md`` for a molecule and ``mala`` for a toy density.
         frames: of parallel tempering, at least; 50 000 by default. ``generate`` says how many others make.
         engine: what evaluates a molecule, see :func:`~bgdiff.targets.choose.molecular_target`.
+        starts: files whose frames molecular dynamics starts from, ``chains_per_start`` chains each, instead
+            of the torsions in ``generate``; ``top`` names their atoms if they do not.
+        temperature: K, of the simulation, if not the system's. The provenance says so, and training takes
+            the frames for what they are.
 
     Returns:
         The file written.
 
     Raises:
-        ConfigError: ``out`` exists, its directory of chunks belongs to other settings, or the method is not
-            one for this system.
-        DataError: the simulation is unstable.
+        ConfigError: ``out`` exists, its directory of chunks belongs to other settings, or the method or an
+            option is not one for this system.
+        DataError: the simulation is unstable, or a start cannot be used.
         StorageError: ``out`` cannot be written, or not in this format.
         SystemDefinitionError: the system has no section that says how long to run.
         UnsupportedSystem: ``engine`` insists on an engine that does not cover the system.
@@ -83,7 +92,12 @@ def generate_data(
         raise ConfigError(f"method {method}: is not one for {kind} such as {system.name}")
     if frames is not None and (method != "parallel-tempering" or frames < 1):
         raise ConfigError("frames: a positive number, and only for parallel tempering")
+    if starts and method != "md":
+        raise ConfigError("--start: is for molecular dynamics (--method md) of molecules")
+    if top is not None and not starts:
+        raise ConfigError("--top: names the atoms of --start files; there are none")
     out = choose_output(system, out)
+    own, system = system, system_of_data(system, out, temperature)
     processes = processes or os.cpu_count() or 1
     if not molecular:
         from bgdiff.data.toy_generate import generate_chains, generate_equilibrium
@@ -97,15 +111,19 @@ def generate_data(
         with TemporaryDirectory() as folder:  # better now than after hours
             write_trajectory(Path(folder) / out.name, system.structure[None], system.topology)
         if method == "md":
-            record = _run_md(system, out, seed, processes, engine, progress)
+            files = read_starts(system, starts, top) if starts else None
+            record = _run_md(system, out, seed, processes, engine, progress, files)
         else:
             record = _run_tempering(system, out, seed, processes, engine, frames or _FRAMES, progress)
     options = {
         "method": method if method == "parallel-tempering" else None,
         "frames": frames,
         "engine": None if engine == "auto" else engine,
+        "temperature": None if system.temperature == own.temperature else f"{system.temperature:g}",
+        "top": None if top is None else top.name,
     }
     given = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
+    given += "".join(f" --start {path.name}" for path in starts)
     record |= {
         "schema_version": 1,
         "system": system.name,
@@ -116,13 +134,19 @@ def generate_data(
         "file": out.name,
         "sha256": sha256_of(out),
     }
-    write_json(provenance_path(out, system), dict(sorted(record.items())))
+    write_json(provenance_path(out, own), dict(sorted(record.items())))
     discard_chunks(_parts(out))
     return out
 
 
 def _run_md(
-    system: System, out: Path, seed: int, processes: int, engine: "Engine", progress: Progress
+    system: System,
+    out: Path,
+    seed: int,
+    processes: int,
+    engine: "Engine",
+    progress: Progress,
+    files: StartFiles | None = None,
 ) -> dict[str, Any]:
     from bgdiff.data.md import MDTask
     from bgdiff.data.simulator import simulator_of
@@ -131,12 +155,19 @@ def _run_md(
     if not isinstance(settings, MDSpec):
         raise _nothing_said(system)
     task = MDTask(
-        simulator=simulator_of(system, settings.starts, settings.step_fs, settings.friction_per_ps, engine),
+        simulator=simulator_of(
+            system,
+            settings.starts,
+            settings.step_fs,
+            settings.friction_per_ps,
+            engine,
+            None if files is None else files.x,
+        ),
         length_ns=settings.length_ns,
         spacing_ps=settings.spacing_ps,
         equilibration_ps=settings.equilibration_ps,
         chains_per_start=settings.chains_per_start,
-        starts_deg=tuple(settings.starts),
+        starts=tuple(settings.starts) if files is None else files.origins,
         seed=seed,
         definition=system.ensemble_digest,
     )
@@ -147,6 +178,7 @@ def _run_md(
         "method": "molecular dynamics: Langevin middle scheme",
         "evaluator": task.simulator.describe(),
         "settings": settings.model_dump(mode="json"),
+        "start_files": None if files is None else list(files.files),
         "chain_lengths": [len(chain) for chain in chains],
         "spacing_ps": settings.spacing_ps,
         "total_ns": len(chains) * settings.length_ns,

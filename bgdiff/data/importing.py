@@ -1,7 +1,7 @@
 """A user's own trajectories made into a data set of a system, with a record of all that was done to them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,14 @@ from bgdiff.data.importing_options import ImportOptions
 from bgdiff.data.importing_source import Source, read_source
 from bgdiff.data.importing_warnings import import_warnings
 from bgdiff.data.inspection_ensemble import Agreement, judge_ensemble
-from bgdiff.data.output import choose_output, data_versions, provenance_path, sha256_of, system_argument
+from bgdiff.data.output import (
+    choose_output,
+    data_versions,
+    provenance_path,
+    sha256_of,
+    system_argument,
+    system_of_data,
+)
 from bgdiff.errors import DataError
 from bgdiff.io import write_json
 from bgdiff.progress import Progress, silent
@@ -82,8 +89,9 @@ def import_data(
     paths = [Path(path) for path in trajectories]
     if not paths:
         raise DataError("no trajectory was named")
-    own = system if options.temperature is None else system.at_temperature(options.temperature)
     out = choose_output(system, out)
+    own = system_of_data(system, out, options.temperature)
+    options = replace(options, temperature=own.temperature)
     parts: list[Array] = []
     sources: list[Source] = []
     for done, path in enumerate(paths):

@@ -29,7 +29,7 @@ from bgdiff.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from bgdiff.systems import System
 
-__all__ = ["Source", "read_source"]
+__all__ = ["Conformations", "Source", "read_conformations", "read_source"]
 
 Array = NDArray[np.float64]
 
@@ -79,47 +79,79 @@ class Source:
         return content | found
 
 
-def read_source(system: "System", path: Path, options: ImportOptions) -> tuple[Array, Source]:
-    """Read a trajectory: conformations ``(n, N, D)`` of the system, centred if it is a molecule.
+@dataclass(frozen=True)
+class Conformations:
+    """All frames of a file as conformations of the system.
+
+    Attributes:
+        x: ``(n, N, D)``, nm and centred for molecules.
+        atoms: where its atoms are in the file, which has ``atoms_in_file``.
+        unit: that the file's numbers were taken for.
+        boxed: whether the file has a periodic box; whole: frames that were mended with it.
+        time_ps: ``(n,)``, if the file has times.
+    """
+
+    x: Array
+    atoms: AtomMap
+    atoms_in_file: int
+    unit: str
+    boxed: bool
+    whole: int
+    time_ps: Array | None
+
+
+def read_conformations(system: "System", path: Path, options: ImportOptions) -> Conformations:
+    """Read a file, choose and order atoms, and make molecules whole; frames may still be faulty.
 
     Raises:
-        DataError: the file is missing, damaged or of another molecule, its numbers are in another unit,
-            more than 1 % of its frames are faulty, or none is left.
+        DataError: the file is missing, damaged, empty or of another molecule, or its numbers are in another
+            unit.
         ConfigError: an option does not fit the file.
     """
     check_exists(path)
     if system.topology is None or path.suffix in (".npz", ".npy"):
         if options.atoms is not None or options.top is not None:
             raise ConfigError(f"{path}: arrays name no atoms; --top and --atoms are for trajectories")
-        x = read_array(path, system.target.event_shape)
-        frames, atoms = Frames(x.astype(np.float32), None, None, None), AtomMap(np.arange(x.shape[1]))
-        unit, in_file = "nm", x.shape[1]
-        x = x.astype(np.float64) * (_ANGSTROM if options.units == "angstrom" else 1.0)
+        x = read_array(path, system.target.event_shape).astype(np.float64)
+        frames, atoms, in_file, unit = None, AtomMap(np.arange(x.shape[1])), x.shape[1], "nm"
     else:
         frames, atoms, in_file = _read(system, path, options)
-        unit = file_unit(path)
-        factor = 1.0 if options.units in (None, unit) else (_ANGSTROM if unit == "nm" else 1 / _ANGSTROM)
-        x = frames.x.astype(np.float64) * factor
-        if frames.box is not None:
-            frames = Frames(frames.x, frames.box * factor, frames.time_ps, frames.topology)
-    n_frames = len(x)
-    spacing = options.spacing_ps if frames.time_ps is None else _spacing(frames.time_ps)
-    start = burn_in_frames(path, options.burn_in, spacing, n_frames)
-    x, box = x[start:], None if frames.box is None else frames.box[start:]
+        x, unit = frames.x.astype(np.float64), file_unit(path)
     if len(x) == 0:
-        raise DataError(
-            f"{path}: no frames are left: it holds {n_frames}"
-            + (f", and --burn-in leaves out {start}" if start else "")
-        )
+        raise DataError(f"{path}: holds no frames")
+    factor = 1.0 if options.units in (None, unit) else (_ANGSTROM if unit == "nm" else 1 / _ANGSTROM)
+    unit = options.units or unit
+    x = np.asarray(x * factor, dtype=np.float64)
+    box = None if frames is None or frames.box is None else frames.box * factor
     whole = 0
     if system.topology is not None:
-        check_unit(path, system, x, options.units or unit)
+        check_unit(path, system, x, unit)
         x, whole = make_whole(x, box, system.topology)
         check_order(path, system, x)
         x = x - x.mean(axis=1, keepdims=True)
+    time = None if frames is None else frames.time_ps
+    return Conformations(x, atoms, in_file, unit, box is not None, whole, time)
+
+
+def read_source(system: "System", path: Path, options: ImportOptions) -> tuple[Array, Source]:
+    """Read a trajectory and leave out what cannot be used: conformations ``(n, N, D)``, and what was found.
+
+    Raises:
+        DataError: as :func:`read_conformations`; or more than 1 % of the frames are faulty, or none is left.
+        ConfigError: an option does not fit the file.
+    """
+    read = read_conformations(system, path, options)
+    n_frames = len(read.x)
+    spacing = options.spacing_ps if read.time_ps is None else _spacing(read.time_ps)
+    start = burn_in_frames(path, options.burn_in, spacing, n_frames)
+    if start == n_frames:
+        raise DataError(
+            f"{path}: no frames are left: it holds {n_frames}, and --burn-in {options.burn_in} leaves out all"
+        )
+    x = read.x[start:]
     frame = np.arange(start, n_frames)
     temperature = options.temperature or system.temperature
-    x, frame, findings = sound_frames(system, path, x, frame, boxed=box is not None, temperature=temperature)
+    x, frame, findings = sound_frames(system, path, x, frame, boxed=read.boxed, temperature=temperature)
     energy = system.target.energy(torch.from_numpy(x)).numpy()
     observables = system.observables(x)
     periodic = {name: system.spec.observables[name].periodic for name in observables}
@@ -132,20 +164,20 @@ def read_source(system: "System", path: Path, options: ImportOptions) -> tuple[A
         file=path.name,
         sha256=sha256_of(path),
         frames=n_frames,
-        atoms=in_file,
+        atoms=read.atoms_in_file,
         kept=len(x),
         burn_in=start,
         stride=stride,
         memory=memory,
         spacing_ps=spacing,
-        unit=options.units or unit,
+        unit=read.unit,
         findings=findings,
-        boxed=box is not None,
+        boxed=read.boxed,
         named=options.top is not None or names_atoms(path),
-        left_out=atoms.left_out,
-        moved=atoms.moved,
-        renamed=atoms.renamed,
-        whole=whole,
+        left_out=read.atoms.left_out,
+        moved=read.atoms.moved,
+        renamed=read.atoms.renamed,
+        whole=read.whole,
     )
     return x, source
 

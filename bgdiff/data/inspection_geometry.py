@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bond_lengths", "bonds_of", "check_order", "check_unit", "constrained_bonds", "make_whole"]
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.float64]
 
 _PROBES = 200  # frames that unit and order are judged by
 _MIX_UP = 2.0  # factor about 10 and 1/10 that still is a mix-up of nm and Å
@@ -31,7 +31,7 @@ def bonds_of(topology: Any) -> list[tuple[int, int]]:
 def bond_lengths(x: Array, bonds: list[tuple[int, int]]) -> NDArray[np.float64]:
     """Lengths ``(n, B)`` of B bonds in conformations ``(n, N, 3)``."""
     first, second = np.array(bonds, dtype=np.int64).reshape(-1, 2).T
-    return np.asarray(np.linalg.norm(x[:, first].astype(np.float64) - x[:, second], axis=2))
+    return np.asarray(np.linalg.norm(x[:, first] - x[:, second], axis=2))
 
 
 def check_unit(path: Path, system: "System", x: Array, unit: str) -> None:

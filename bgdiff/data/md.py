@@ -37,7 +37,8 @@ class MDTask:
     spacing_ps: float
     equilibration_ps: float
     chains_per_start: int
-    starts_deg: tuple[dict[str, float], ...]
+    starts: tuple[dict[str, Any], ...]
+    """What tells the starts apart: torsions in degrees, or places in files."""
     seed: int
     definition: str
     """Digest of potential and temperature, so that chunks of another potential are not continued."""
@@ -57,7 +58,7 @@ class MDTask:
 
     @property
     def _n_walkers(self) -> int:
-        return len(self.starts_deg) * self.chains_per_start
+        return len(self.starts) * self.chains_per_start
 
     @property
     def _batch(self) -> int:
@@ -88,7 +89,7 @@ class MDTask:
             "spacing_ps",
             "equilibration_ps",
             "chains_per_start",
-            "starts_deg",
+            "starts",
             "seed",
             "definition",
         )

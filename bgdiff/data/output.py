@@ -18,6 +18,7 @@ __all__ = [
     "provenance_path",
     "sha256_of",
     "system_argument",
+    "system_of_data",
 ]
 
 
@@ -38,6 +39,24 @@ def choose_output(system: "System", out: Path | str | None) -> Path:
         raise ConfigError(f"{path}: the .json beside the data is for their provenance; choose another --out")
     make_directory(path.parent)
     return path
+
+
+def system_of_data(system: "System", out: Path, temperature: float | None) -> "System":
+    """The system at the temperature (K) of data that are written to ``out``.
+
+    That is ``temperature``, or what ``system.yaml`` says of its data if ``out`` are these, or the system's.
+
+    Raises:
+        ConfigError: the two disagree, or the system is no molecule and has no temperature.
+    """
+    said = system.spec.data.temperature if system.spec.data and out == system.data_path else None
+    if said is not None and temperature is not None and said != temperature:
+        raise ConfigError(
+            f"{system.path}/system.yaml: says data.temperature: {said:g} K, but {temperature:g} K is asked "
+            "for; choose another --out, or change it"
+        )
+    kelvin = said if temperature is None else temperature
+    return system if kelvin is None else system.at_temperature(kelvin)
 
 
 def provenance_path(data: Path, system: "System | None" = None) -> Path:

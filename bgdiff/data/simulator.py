@@ -53,6 +53,8 @@ class Molecule:
     """Torsions (rad, by atom indices) of each start."""
     rotors: tuple[Rotor, ...] = ()
     """Bonds about which parallel tempering turns the molecule."""
+    structures: NDArray[np.float64] | None = None
+    """``(S, N, 3)`` nm: where starts are structures of their own instead of torsions."""
 
     @cached_property
     def system(self) -> openmm.System:
@@ -66,7 +68,9 @@ class Molecule:
         return torch.tensor(masses, dtype=torch.float64)
 
     def start(self, index: int) -> NDArray[np.float64]:
-        """Return the minimised structure ``(N, 3)`` with the torsions of start ``index``."""
+        """Return the minimised structure ``(N, 3)`` of start ``index``."""
+        if self.structures is not None:
+            return start_structure(self.system, self.structures[index], self.bonds, {})
         return start_structure(self.system, self.structure, self.bonds, self.starts[index])
 
 
@@ -209,11 +213,13 @@ def simulator_of(
     step_fs: float,
     friction_per_ps: float,
     engine: Engine = "auto",
+    structures: NDArray[np.float64] | None = None,
 ) -> Simulator:
     """Collect what simulates a system, with the batched engine if it can and ``engine`` does not forbid it.
 
     Args:
         starts: torsions in degrees by observable name.
+        structures: to start from instead, ``(S, N, 3)`` nm.
 
     Raises:
         SystemDefinitionError: the system is no molecule, or has no density on all coordinates.
@@ -232,6 +238,7 @@ def simulator_of(
             for start in starts
         ),
         rotors=_rotors(bonds, topology.n_atoms, observables.values()),
+        structures=structures,
     )
     target = system.target  # its making checks that topology, potential and observables fit each other
     if engine != "auto" or not isinstance(target, OpenMMTarget):  # else its reasons are told already
