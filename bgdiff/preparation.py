@@ -20,10 +20,12 @@ from bgdiff.progress import Progress, silent
 from bgdiff.training_data import TrainingData, label
 
 if TYPE_CHECKING:
+    import mdtraj
+
     from bgdiff.data.dataset import Dataset
     from bgdiff.systems import System
 
-__all__ = ["Prepared", "basin_index", "fit_coordinates", "prepare"]
+__all__ = ["Prepared", "basin_index", "fit_coordinates", "molecular_zmatrix", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,35 @@ def fit_coordinates(system: "System", x: Tensor) -> Coordinates:
     """The system's coordinate map, fitted to conformations x ``(n, N, D)``.
 
     Raises:
-        DataError: too few frames, or a coordinate that does not vary.
+        DataError: too few frames, a coordinate that does not vary, or an angle that is straight.
         SystemDefinitionError: the topology has no bonds, or several fragments.
     """
     if system.spec.coordinates == "internal":
         topology = system.topology
         assert topology is not None  # only molecules may ask for internal coordinates
-        bonds = [(first.index, second.index) for first, second in topology.bonds]
-        heavy = [atom.element is None or atom.element.symbol != "H" for atom in topology.atoms]
-        return InternalCoordinates.fit(ZMatrix.from_bonds(topology.n_atoms, bonds, heavy), x)
+        names = [f"{atom} (atom {atom.index})" for atom in topology.atoms]
+        return InternalCoordinates.fit(molecular_zmatrix(topology), x, names=names)
     if system.spec.coordinates == "mean_free":
         return MeanFreeCoordinates.fit(x)
     return WhitenedCoordinates.fit(x)
+
+
+def molecular_zmatrix(topology: "mdtraj.Topology") -> ZMatrix:
+    """The Z-matrix of a molecule; of its rings, those through a disulfide bridge are opened there.
+
+    Raises:
+        SystemDefinitionError: the topology has no bonds, or several fragments.
+    """
+    atoms = list(topology.atoms)
+    symbols = ["" if atom.element is None else atom.element.symbol for atom in atoms]
+    bonds = [(first.index, second.index) for first, second in topology.bonds]
+    return ZMatrix.from_bonds(
+        len(atoms),
+        bonds,
+        [symbol != "H" for symbol in symbols],
+        weak=[(i, j) for i, j in bonds if symbols[i] == symbols[j] == "S"],
+        names=[f"{atom} (atom {atom.index})" for atom in atoms],
+    )
 
 
 def prepare(system: "System", data: "Dataset", config: RunConfig, *, progress: Progress = silent) -> Prepared:

@@ -168,7 +168,7 @@ def test_a_right_angle_built_by_hand() -> None:
 def test_fragments_are_refused() -> None:
     with pytest.raises(SystemDefinitionError, match=r"atom 3 is not bonded.*CONECT"):
         ZMatrix.from_bonds(5, [(0, 1), (1, 2), (3, 4)])
-    with pytest.raises(SystemDefinitionError, match="atom 1 is not bonded"):
+    with pytest.raises(SystemDefinitionError, match="no bonds"):
         ZMatrix.from_bonds(3, [])
 
 

@@ -1,17 +1,19 @@
 """From the latents of one coordinate map to those of another of the same conformations.
 
 Two ladders that were trained apart have latents of their own, each whitened by its own data. Both are
-nevertheless linear pictures of the same bonds, angles and torsions (or of the same positions), so that one is
-an affine map of the other, and turns of the periodic axes: a bijection of all latents, noised ones included,
-whose Jacobian is constant. A walk can go up one ladder and, through this map, down the other.
+nevertheless pictures of the same bonds, angles and torsions (or of the same positions), and linear but for
+shifts that follow the periodic axes. One is therefore an affine map of the other, with such a shift, and
+turns of the periodic axes: a bijection of all latents, noised ones included, whose Jacobian is constant. A
+walk can go up one ladder and, through this map, down the other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bgdiff.coordinates.base import Coordinates
+from bgdiff.coordinates.conditioning import TorsionMean
 from bgdiff.coordinates.internal import InternalCoordinates
 from bgdiff.coordinates.mean_free import MeanFreeCoordinates
 from bgdiff.coordinates.whitened import WhitenedCoordinates
@@ -22,18 +24,38 @@ __all__ = ["LatentChange", "change_latents"]
 
 
 @dataclass(frozen=True)
+class _Drift:
+    """W' (μ(θ) - μ'(θ + turn)): the two maps' means given the torsions, one added, the other taken off."""
+
+    whiten: Tensor
+    """W' ``(r, r)``"""
+    first: TorsionMean | None
+    second: TorsionMean | None
+
+    def __call__(self, angles: Tensor, turned: Tensor) -> Tensor:
+        shift = torch.zeros(len(angles), len(self.whiten), dtype=angles.dtype, device=angles.device)
+        if self.first is not None:
+            shift = shift + self.first(angles)
+        if self.second is not None:
+            shift = shift - self.second(turned)
+        return shift @ self.whiten.T.to(angles)
+
+
+@dataclass(frozen=True)
 class LatentChange:
-    """z' = offset + matrix z on the real axes, which come first; z' = z + turn on the periodic ones.
+    """z' = offset + matrix z + drift on the real axes, which come first; θ' = θ + turn on the periodic.
 
     Args:
         matrix: ``(r, r)`` for r real axes, invertible.
         offset: ``(r,)``.
         turn: ``(P,)``, radian, for P periodic axes.
+        drift: from θ and θ', ``(B, P)`` each, to ``(B, r)``; None for none.
     """
 
     matrix: Tensor
     offset: Tensor
     turn: Tensor
+    drift: _Drift | None = None
 
     @property
     def log_det(self) -> float:
@@ -44,7 +66,11 @@ class LatentChange:
         """z ``(B, r + P)`` of the first map → z' ``(B, r + P)`` of the second, angles in [-π, π)."""
         n = len(self.offset)
         real = self.offset.to(z) + z[:, :n] @ self.matrix.T.to(z)
-        return torch.cat([real, wrap(z[:, n:] + self.turn.to(z))], -1)
+        angles = z[:, n:]
+        turned = wrap(angles + self.turn.to(z))
+        if self.drift is not None:
+            real = real + self.drift(angles, turned)
+        return torch.cat([real, turned], -1)
 
 
 def change_latents(first: Coordinates, second: Coordinates) -> LatentChange:
@@ -92,7 +118,11 @@ def _internal(first: InternalCoordinates, second: InternalCoordinates) -> Latent
     shift = wrap(first.torsion_mean - second.torsion_mean)
     stiff, free = shift[~first.rotatable], shift[first.rotatable]
     on_y = torch.cat([stiff.new_zeros(len(first.whitening.mean) - len(stiff)), stiff])
-    return _affine(first, second, on_y, free)
+    change = _affine(first, second, on_y, free)
+    if first.conditional is None and second.conditional is None:
+        return change
+    drift = _Drift(second.whitening.inverse, first.conditional, second.conditional)
+    return replace(change, drift=drift)
 
 
 def _affine(

@@ -1,16 +1,23 @@
 """Whitened internal coordinates of one connected molecule."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bgdiff.coordinates.conditioning import TorsionMean
 from bgdiff.coordinates.whitening import TWO_PI, Whitening, wrap
 from bgdiff.coordinates.zmatrix import ZMatrix
 from bgdiff.errors import DataError
 
 __all__ = ["InternalCoordinates", "ZMatrixMap"]
+
+
+_STRAIGHT = math.radians(175.0)
+_STRAIGHT_SHARE = 0.01
+"""Of the frames. Ordinary angles never come near; a nitrile's is there most of the time."""
 
 
 class ZMatrixMap:
@@ -99,10 +106,17 @@ class InternalCoordinates:
     kind = "internal"
 
     def __init__(
-        self, zmatrix: ZMatrix, whitening: Whitening, rotatable: Tensor, torsion_mean: Tensor
+        self,
+        zmatrix: ZMatrix,
+        whitening: Whitening,
+        rotatable: Tensor,
+        torsion_mean: Tensor,
+        conditional: TorsionMean | None = None,
     ) -> None:
         self.map = ZMatrixMap(zmatrix)
         self.whitening = whitening
+        self.conditional = conditional
+        """mean of the real coordinates given the periodic torsions, subtracted before they are whitened"""
         self.rotatable = rotatable
         """bool ``(N-3,)``: which torsions are periodic axes"""
         self.torsion_mean = torsion_mean
@@ -114,11 +128,23 @@ class InternalCoordinates:
         self._log_det = whitening.log_det
 
     @classmethod
-    def fit(cls, zmatrix: ZMatrix, x: Tensor, *, frames_per_axis: int = 10) -> "InternalCoordinates":
+    def fit(
+        cls,
+        zmatrix: ZMatrix,
+        x: Tensor,
+        *,
+        frames_per_axis: int = 10,
+        conditional: bool = False,
+        names: Sequence[str] | None = None,
+    ) -> "InternalCoordinates":
         """Choose the periodic axes and the whitening from data x ``(n, N, 3)``.
 
+        Args:
+            conditional: whiten what the torsions leave over of the real coordinates, instead of these.
+            names: of the atoms, for messages; by default their numbers, counted from 0.
+
         Raises:
-            DataError: too few frames, or a coordinate that does not vary.
+            DataError: too few frames, a coordinate that does not vary, or an angle that is straight.
         """
         bonds, angles, torsions = ZMatrixMap(zmatrix).to_internal(x.to(torch.float64))
         if x.shape[0] < frames_per_axis * (3 * x.shape[1] - 6):
@@ -126,15 +152,18 @@ class InternalCoordinates:
                 f"the data set has {x.shape[0]} frames, too few to whiten {3 * x.shape[1] - 6} "
                 f"coordinates: at least {frames_per_axis * (3 * x.shape[1] - 6)} are needed"
             )
+        _refuse_straight(zmatrix, angles, names)
         mean = torch.atan2(torch.sin(torsions).mean(0), torch.cos(torsions).mean(0))
         rotatable = _widest_gap(torsions) < math.pi
-        stiff = wrap(torsions - mean)[:, ~rotatable]
+        centred = wrap(torsions - mean)
+        y, free = torch.cat([bonds, angles, centred[:, ~rotatable]], -1), centred[:, rotatable]
+        drift = TorsionMean.fit(free, y) if conditional else None
         whitening = Whitening.fit(
-            torch.cat([bonds, angles, stiff], -1),
+            y if drift is None else y - drift(free),
             frames_per_axis=frames_per_axis,
-            names=_names(zmatrix, rotatable),
+            names=_names(zmatrix, rotatable, names),
         )
-        return cls(zmatrix, whitening, rotatable, mean)
+        return cls(zmatrix, whitening, rotatable, mean, drift)
 
     @property
     def dim(self) -> int:
@@ -147,7 +176,7 @@ class InternalCoordinates:
     def to_x(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z ``(B, d)`` → x ``(B, N, 3)``, log|det dx/dz| ``(B,)``; -inf for an impossible geometry."""
         n = self.map.n_atoms
-        y = self.whitening.to_y(z[:, : self._n_real])
+        y = self.real(z)
         bonds, angles, stiff = y.split([n - 1, n - 2, len(self._stiff)], -1)
         torsions = z.new_zeros(z.shape[0], n - 3)
         torsions = torsions.index_copy(1, self._stiff, stiff)
@@ -161,9 +190,18 @@ class InternalCoordinates:
         """x ``(B, N, 3)`` → z ``(B, d)``, log|det dz/dx| ``(B,)``."""
         bonds, angles, torsions = self.map.to_internal(x)
         centred = wrap(torsions - self.torsion_mean)
-        real = self.whitening.to_z(torch.cat([bonds, angles, centred[:, self._stiff]], -1))
-        z = torch.cat([real, centred[:, self._free]], -1)
+        z = self.latent(torch.cat([bonds, angles, centred[:, self._stiff]], -1), centred[:, self._free])
         return z, -self.map.log_det(bonds, angles) - self._log_det
+
+    def real(self, z: Tensor) -> Tensor:
+        """z ``(B, d)`` → bonds, angles and stiff torsions about their means ``(B, r)``, possible or not."""
+        y = self.whitening.to_y(z[:, : self._n_real])
+        return y if self.conditional is None else y + self.conditional(z[:, self._n_real :])
+
+    def latent(self, y: Tensor, free: Tensor) -> Tensor:
+        """The inverse of :meth:`real`, given the free torsions about their means ``(B, P)``: z ``(B, d)``."""
+        residual = y if self.conditional is None else y - self.conditional(free)
+        return torch.cat([self.whitening.to_z(residual), free], -1)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         z = self.map.zmatrix
@@ -175,7 +213,14 @@ class InternalCoordinates:
             "torsion_mean": self.torsion_mean,
         }
         names = ("atom", "bond", "angle", "torsion", "improper")
-        return tensors, {"kind": self.kind, "zmatrix": {name: getattr(z, name).tolist() for name in names}}
+        metadata: dict[str, Any] = {
+            "kind": self.kind,
+            "zmatrix": {name: getattr(z, name).tolist() for name in names},
+        }
+        if self.conditional is not None:
+            more, metadata["conditional"] = self.conditional.state()
+            tensors |= {f"conditional.{name}": value for name, value in more.items()}
+        return tensors, metadata
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> "InternalCoordinates":
@@ -184,7 +229,12 @@ class InternalCoordinates:
 
         zmatrix = ZMatrix(**{name: np.array(column) for name, column in metadata["zmatrix"].items()})
         whitening = Whitening(tensors["mean"], tensors["scale"], tensors["inverse"])
-        return cls(zmatrix, whitening, tensors["rotatable"].bool(), tensors["torsion_mean"])
+        prefix = "conditional."
+        conditional = None
+        if "conditional" in metadata:  # older files have none
+            parts = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+            conditional = TorsionMean.from_state(parts, metadata["conditional"])
+        return cls(zmatrix, whitening, tensors["rotatable"].bool(), tensors["torsion_mean"], conditional)
 
 
 def _frame(p: Tensor, g: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,11 +252,28 @@ def _widest_gap(angles: Tensor) -> Tensor:
     return around.diff(dim=0).max(0).values
 
 
-def _names(zmatrix: ZMatrix, rotatable: Tensor) -> list[str]:
-    rows = list(zip(zmatrix.atom, zmatrix.bond, zmatrix.angle, zmatrix.torsion, strict=True))
-    names = [f"bond {a}-{b}" for a, b, _, _ in rows[1:]]
-    names += [f"angle {a}-{b}-{c}" for a, b, c, _ in rows[2:]]
-    names += [
-        f"torsion {a}-{b}-{c}-{d}" for (a, b, c, d), free in zip(rows[3:], rotatable, strict=True) if not free
-    ]
-    return names
+def _refuse_straight(zmatrix: ZMatrix, angles: Tensor, names: Sequence[str] | None) -> None:
+    """Raise DataError if an angle is straight in more than a few frames of angles ``(n, N-2)``."""
+    share = (angles > _STRAIGHT).to(torch.float64).mean(0)
+    worst = int(share.argmax())
+    if float(share[worst]) > _STRAIGHT_SHARE:
+        name = _join(zmatrix, 2 + worst, 3, names)
+        raise DataError(
+            f"the angle {name} is within {180 - math.degrees(_STRAIGHT):.0f} degrees of straight in "
+            f"{float(share[worst]):.0%} of the frames: torsions along a straight line mean nothing, so that "
+            "molecules with linear groups (nitriles, alkynes, azides) have no internal coordinates here; "
+            "set `coordinates: mean_free` in system.yaml to use Cartesian ones"
+        )
+
+
+def _join(zmatrix: ZMatrix, row: int, count: int, names: Sequence[str] | None) -> str:
+    columns = (zmatrix.atom, zmatrix.bond, zmatrix.angle, zmatrix.torsion)[:count]
+    return "-".join(str(column[row]) if names is None else names[column[row]] for column in columns)
+
+
+def _names(zmatrix: ZMatrix, rotatable: Tensor, atoms: Sequence[str] | None) -> list[str]:
+    rows = range(zmatrix.n_atoms)
+    names = [f"bond {_join(zmatrix, row, 2, atoms)}" for row in rows[1:]]
+    names += [f"angle {_join(zmatrix, row, 3, atoms)}" for row in rows[2:]]
+    stiff = [row for row, free in zip(rows[3:], rotatable, strict=True) if not free]
+    return names + [f"torsion {_join(zmatrix, row, 4, atoms)}" for row in stiff]
