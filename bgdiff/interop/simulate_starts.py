@@ -16,6 +16,8 @@ from pathlib import Path
 import openmm
 from openmm import app, unit
 
+__all__ = ["main"]
+
 log = logging.getLogger("simulate")
 
 
