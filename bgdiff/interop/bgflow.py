@@ -147,7 +147,7 @@ class BgflowProposal:
         z, log_det = (x,), torch.zeros(len(x), dtype=torch.float64, device=x.device)
         if self._flow is not None:
             *z_list, dlogp = self._flow(x, inverse=True)
-            z, log_det = tuple(z_list), _column(dlogp, len(x), "the flow's dlogp")
+            z, log_det = tuple(z_list), _column(dlogp, len(x), "the flow's dlogp", constant=True)
         inside = inside_support(self._prior, *z)
         value = torch.full_like(log_det, -torch.inf)
         if bool(inside.any()):
@@ -160,7 +160,7 @@ class BgflowProposal:
         log_q = -self._energy(*drawn) - self.log_prior_z
         if self._flow is not None:
             *drawn, dlogp = self._flow(*drawn)
-            log_q = log_q - _column(dlogp, n, "the flow's dlogp")
+            log_q = log_q - _column(dlogp, n, "the flow's dlogp", constant=True)
         if len(drawn) != 1:
             raise ConfigError(
                 f"{type(self.sampler).__name__} draws {len(drawn)} tensors; let its flow end with the "
@@ -251,10 +251,10 @@ def _tensors(sampled: Any) -> list[Tensor]:
     return [sampled] if isinstance(sampled, Tensor) else list(sampled)
 
 
-def _column(value: Any, n: int, what: str) -> Tensor:
+def _column(value: Any, n: int, what: str, *, constant: bool = False) -> Tensor:
     """A column ``(n, 1)``, or what bgflow uses in its place, as float64 ``(n,)``."""
     tensor = torch.as_tensor(value)
-    if tensor.numel() == 1:  # a flow of constant volume
+    if constant and tensor.numel() == 1:  # a flow of constant volume
         return tensor.reshape(1).expand(n).to(torch.float64)
     if tuple(tensor.shape) not in ((n, 1), (n,)):
         raise DataError(f"{what} must have the shape ({n}, 1), not {tuple(tensor.shape)}")

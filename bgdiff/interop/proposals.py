@@ -146,7 +146,7 @@ class Weighed:
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch's and numpy's global generators, which foreign samplers draw from; restored afterwards."""
     state = np.random.get_state()  # noqa: NPY002 (that is the one they use)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         try:

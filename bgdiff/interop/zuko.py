@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FittedFlow", "TorsionFlow", "ZukoProposal", "fit_flow", "import_zuko", "make_flow"]
 
-_EVALUATIONS = 20  # of the held-out likelihood during a training
+_EVALUATIONS = 20  # of the held-out likelihood during a training, at most
+_FEWEST_STEPS = 25  # between two of them
 _LARGEST_GRADIENT = 5.0
 
 
@@ -140,6 +141,8 @@ class ZukoProposal:
                 points, log_q = _circular_sample(self.flow, self._dim, n)
             else:
                 points, log_q = self.flow().rsample_and_log_prob((n,))
+        if self.shape is not None and points.shape[1] != math.prod(self.shape):
+            raise ConfigError(f"the flow draws {points.shape[1]} numbers, but shape is {self.shape}")
         return points if self.shape is None else points.reshape(n, *self.shape), log_q
 
     def log_prob(self, points: Tensor) -> Tensor:
@@ -245,7 +248,7 @@ def fit_flow(
     optimiser = torch.optim.Adam(flow.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     generator = generator_for(seed, "zuko", "batches")
-    every, losses = max(1, steps // _EVALUATIONS), []
+    every, losses = max(_FEWEST_STEPS, steps // _EVALUATIONS), []
     best, kept, kept_step = math.inf, copy.deepcopy(flow.state_dict()), 0
     for step in range(1, steps + 1):
         rows = torch.randint(len(z), (batch_size,), generator=generator)
