@@ -67,9 +67,7 @@ def match_atoms(
     if order is not None and reorder:
         return AtomMap(chosen[order], left_out, int((order != np.arange(len(order))).sum()))
     one, two = atoms[first], wanted[first]
-    message = (
-        f"{path}: atom {chosen[first]} is {_told(one)}, but the system has {_told(two)} there (atom {first})"
-    )
+    message = f"{path}: atom {chosen[first]} is {_told(one)}, but atom {first} of the system is {_told(two)}"
     if order is not None:
         raise DataError(f"{message}. The file holds the same atoms in another order: add --reorder")
     ours, theirs = (Counter(map(_symbol, side)) for side in (wanted, atoms))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bgdiff.data.importing_atoms import AtomMap, match_atoms
 from bgdiff.data.importing_options import ImportOptions, burn_in_frames
-from bgdiff.data.inspection_frames import Findings, sound_frames
+from bgdiff.data.inspection_frames import Findings, Sieve, energy_limit
 from bgdiff.data.inspection_geometry import check_order, check_unit, make_whole
 from bgdiff.data.inspection_time import Memory, measure_memory
 from bgdiff.data.output import sha256_of
@@ -148,18 +148,19 @@ def read_source(system: "System", path: Path, options: ImportOptions) -> tuple[A
         raise DataError(
             f"{path}: no frames are left: it holds {n_frames}, and --burn-in {options.burn_in} leaves out all"
         )
-    x = read.x[start:]
-    frame = np.arange(start, n_frames)
-    temperature = options.temperature or system.temperature
-    x, frame, findings = sound_frames(system, path, x, frame, boxed=read.boxed, temperature=temperature)
-    energy = system.target.energy(torch.from_numpy(x)).numpy()
-    observables = system.observables(x)
+    sieve = Sieve(path, read.x[start:], np.arange(start, n_frames), boxed=read.boxed)
+    sieve.inspect(system, options.temperature or system.temperature)
+    energy = system.target.energy(torch.from_numpy(sieve.x)).numpy()
+    observables = system.observables(sieve.x)
     periodic = {name: system.spec.observables[name].periodic for name in observables}
-    memory = measure_memory(energy, observables, periodic)
+    memory = measure_memory(np.minimum(energy, energy_limit(energy)), observables, periodic)
     if options.burn_in == "auto":
-        start, x = int(frame[memory.burn_in]), x[memory.burn_in :]
+        start = int(sieve.frame[memory.burn_in])
+        sieve.skip(memory.burn_in)
+        energy = energy[memory.burn_in :]
+    sieve.take_outliers(energy)
     stride = options.stride if isinstance(options.stride, int) else memory.stride
-    x = x[::stride]
+    x = sieve.x[::stride]
     source = Source(
         file=path.name,
         sha256=sha256_of(path),
@@ -171,7 +172,7 @@ def read_source(system: "System", path: Path, options: ImportOptions) -> tuple[A
         memory=memory,
         spacing_ps=spacing,
         unit=read.unit,
-        findings=findings,
+        findings=sieve.findings,
         boxed=read.boxed,
         named=options.top is not None or names_atoms(path),
         left_out=read.atoms.left_out,

@@ -10,7 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from bgdiff.data.inspection_geometry import bonds_of, constrained_bonds
-from bgdiff.data.inspection_stereo import centres_of, cis_frames, peptide_bonds, relabel, wrong_handed
+from bgdiff.data.inspection_stereo import (
+    PeptideBond,
+    centres_of,
+    cis_frames,
+    peptide_bonds,
+    relabel,
+    wrong_handed,
+)
 from bgdiff.data.output import system_argument
 from bgdiff.data.screening import TOLERATED, Defect, screen
 from bgdiff.errors import DataError
@@ -18,7 +25,7 @@ from bgdiff.errors import DataError
 if TYPE_CHECKING:
     from bgdiff.systems import System
 
-__all__ = ["Findings", "sound_frames"]
+__all__ = ["Findings", "Sieve", "energy_limit"]
 
 Array = NDArray[np.float64]
 
@@ -46,84 +53,90 @@ class Findings:
         return sum(len(frames) for _, frames in self.dropped)
 
 
-def sound_frames(
-    system: "System", path: Path, x: Array, frame: NDArray[np.int64], *, boxed: bool, temperature: float
-) -> tuple[Array, NDArray[np.int64], Findings]:
-    """Leave out faulty frames: broken, of the wrong chirality, or of an energy no thermal motion reaches.
+class Sieve:
+    """Frames of a trajectory, of which faulty ones are taken out.
 
     Args:
+        path: of the trajectory, for messages.
         x: conformations ``(n, N, D)``.
         frame: their numbers in the file, ``(n,)``.
         boxed: whether the file has a periodic box.
-        temperature: K, of the simulation.
-
-    Returns:
-        Sound conformations with exchanged labels put right, their numbers, and what was found.
-
-    Raises:
-        DataError: more than 1 % of the frames are faulty, or bonds were constrained.
     """
-    sieve = _Sieve(path, boxed, x, frame)
-    sieve.drop(screen(system, torch.from_numpy(sieve.x)))
-    relabelled: dict[str, int] = {}
-    stereocentres: tuple[str, ...] = ()
-    cis: dict[str, int] = {}
-    if system.topology is not None:
-        _check_constraints(system, path, sieve.x, temperature)
-        centres = centres_of(system.topology)
-        sieve.x, relabelled = relabel(system, sieve.x, centres)
-        sieve.drop(wrong_handed(system, sieve.x, centres))
-        stereocentres = tuple(centre.name for centre in centres if centre.stereogenic)
-        bonds = peptide_bonds(system.topology)
-        cis = {bond.name: int(cis_frames(sieve.x, bond).sum()) for bond in bonds}
-    sieve.drop(_outliers(system.target.energy(torch.from_numpy(sieve.x)).numpy()))
-    return sieve.x, sieve.frame, Findings(tuple(sieve.dropped), relabelled, stereocentres, cis)
 
-
-class _Sieve:
-    """Frames that are left, and the faults of those that are not."""
-
-    def __init__(self, path: Path, boxed: bool, x: Array, frame: NDArray[np.int64]) -> None:
-        self.path, self.boxed, self.n = path, boxed, len(x)
+    def __init__(self, path: Path, x: Array, frame: NDArray[np.int64], *, boxed: bool) -> None:
         self.x, self.frame = x, frame
-        self.dropped: list[tuple[str, list[int]]] = []
+        self._path, self._boxed, self._n = path, boxed, len(x)
+        self._dropped: list[tuple[str, list[int]]] = []
+        self._relabelled: dict[str, int] = {}
+        self._stereocentres: tuple[str, ...] = ()
+        self._bonds: list[PeptideBond] = []
 
-    def drop(self, defects: Sequence[Defect]) -> None:
-        """Leave frames out.
+    @property
+    def findings(self) -> Findings:
+        """What was seen so far; cis bonds are counted in the frames that are left."""
+        cis = {bond.name: int(cis_frames(self.x, bond).sum()) for bond in self._bonds}
+        return Findings(tuple(self._dropped), self._relabelled, self._stereocentres, cis)
+
+    def inspect(self, system: "System", temperature: float) -> None:
+        """Take out frames that are broken, of the wrong chirality or of an impossible energy.
+
+        Labels of equal atoms are put right.
+
+        Args:
+            temperature: K, of the simulation.
 
         Raises:
-            DataError: they are more than 1 %, together with those before.
+            DataError: more than 1 % of the frames are faulty, or bonds were constrained.
         """
+        self._drop(screen(system, torch.from_numpy(self.x)))
+        if system.topology is None:
+            return
+        _check_constraints(system, self._path, self.x, temperature)
+        centres = centres_of(system.topology)
+        self.x, self._relabelled = relabel(system, self.x, centres)
+        self._drop(wrong_handed(system, self.x, centres))
+        self._stereocentres = tuple(centre.name for centre in centres if centre.stereogenic)
+        self._bonds = peptide_bonds(system.topology)
+
+    def skip(self, burn_in: int) -> None:
+        """Leave out the first frames."""
+        self.x, self.frame = self.x[burn_in:], self.frame[burn_in:]
+
+    def take_outliers(self, energy: Array) -> None:
+        """Take out frames whose energy ``(n,)``, in kT, is far above the others'.
+
+        Raises:
+            DataError: more than 1 % of the frames are faulty, with those taken out before.
+        """
+        limit = energy_limit(energy)
+        frames = np.flatnonzero(energy > limit)
+        if len(frames):
+            example = f"{energy[frames[0]] - np.median(energy):.3g} kT above the median"
+            self._drop([Defect(frames, "an energy far from the others'", example)])
+
+    def _drop(self, defects: Sequence[Defect]) -> None:
         good = np.ones(len(self.x), dtype=bool)
         for defect in defects:
             told = defect.fault + (f" ({defect.example})" if defect.example else "")
-            self.dropped.append((told, self.frame[defect.frames].tolist()))
+            self._dropped.append((told, self.frame[defect.frames].tolist()))
             good[defect.frames] = False
-        count = sum(len(frames) for _, frames in self.dropped)
-        if count > TOLERATED * self.n:
-            faults = [f"{len(frames)} with {fault}, {_shown(frames)}" for fault, frames in self.dropped]
+        count = sum(len(frames) for _, frames in self._dropped)
+        if count > TOLERATED * self._n:
+            faults = [f"{len(frames)} with {fault}, {_shown(frames)}" for fault, frames in self._dropped]
             raise DataError(
-                f"{self.path}: {count} of {self.n} frames are faulty: {'; '.join(faults)}. "
-                f"At most {TOLERATED:.0%} may be. {_remedy(self.dropped, self.boxed)}"
+                f"{self._path}: {count} of {self._n} frames are faulty: {'; '.join(faults)}. "
+                f"At most {TOLERATED:.0%} may be. {_remedy(self._dropped, self._boxed)}"
             )
         self.x, self.frame = self.x[good], self.frame[good]
 
 
-def _outliers(energy: Array) -> list[Defect]:
-    """Frames whose energy is more than ten standard deviations, robustly estimated, above the median."""
+def energy_limit(energy: Array) -> float:
+    """Ten standard deviations, robustly estimated, above the median: no thermal motion reaches that."""
     if not len(energy):
-        return []
-    centre = np.median(energy)
-    spread = 1.4826 * np.median(np.abs(energy - centre))
-    if spread == 0:
-        return []
-    frames = np.flatnonzero(energy - centre > _OUTLIER * spread)
-    if not len(frames):
-        return []
-    worst = (energy[frames[0]] - centre) / spread
-    return [
-        Defect(frames, "an energy far from the others'", f"{worst:.0f} standard deviations above the median")
-    ]
+        return np.inf
+    centre = float(np.median(energy))
+    spread = 1.4826 * float(np.median(np.abs(energy - centre)))
+    return centre + _OUTLIER * spread if spread > 0 else np.inf
 
 
 def _check_constraints(system: "System", path: Path, x: Array, temperature: float) -> None:
