@@ -126,6 +126,7 @@ class System:
         """The density; a molecule's is evaluated by the batched engine if that covers it, else by OpenMM."""
         if isinstance(self.spec, OpenMMSpec):
             from bgdiff.targets.choose import molecular_target
+            from bgdiff.targets.placement import check_free_placement
 
             try:
                 target: Target = molecular_target(self.openmm_system, self.temperature)
@@ -137,6 +138,8 @@ class System:
                     f"{self.path / self.spec.topology}: has {atoms} atoms, but {self.spec.system} has "
                     f"{target.event_shape[0]} particles"
                 )
+            if self.spec.coordinates == "internal":
+                check_free_placement(target, self.structure, self.path / self.spec.system)
         else:
             from bgdiff.targets.reduced import reduced_target
 
