@@ -1,4 +1,4 @@
-"""The edges to other people's software: proposals from bgflow, zuko or anywhere else.
+"""The edges to other people's software: proposals from bgflow, zuko or anywhere else; the way back to OpenMM.
 
-Nothing here is imported by the rest of bgdiff, and no optional package is imported before it is needed.
+No optional package is imported before it is needed, and of the rest of bgdiff only commands use what is here.
 """
