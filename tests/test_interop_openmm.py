@@ -325,6 +325,24 @@ def test_molecular_dynamics_goes_on_after_a_move(generator: BoltzmannGenerator) 
     assert one.currentStep == 50
 
 
+def test_a_move_that_fails_leaves_the_simulation_as_it_was(
+    generator: BoltzmannGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = simulation(copy.deepcopy(generator.system.openmm_system))
+    moves = GeneratorMoves(one, generator, proposals=2)
+    x = twist_samples(1, 13)[0]
+    one.context.setPositions(x)
+
+    def stopped(*arguments: Any) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moves, "_weight_of", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        moves.attempt()
+    np.testing.assert_array_equal(one.context.getState(positions=True).getPositions(asNumpy=True)._value, x)
+    assert moves.n_moves == 0
+
+
 def test_moves_know_when_they_cannot_be_made(generator: BoltzmannGenerator) -> None:
     system = copy.deepcopy(generator.system.openmm_system)
     verlet = simulation(system, openmm.VerletIntegrator(0.001))

@@ -50,7 +50,7 @@ class GeneratorMoves:
             acceptances.
         temperature: K; the integrator's own if None.
         proposals: how many walks are proposed in each move.
-        seed: of the moves' random numbers.
+        seed: of the moves' random numbers; a simulation that is continued needs another one.
 
     Raises:
         ConfigError: there is no proposal, or no temperature to be found.
@@ -100,8 +100,15 @@ class GeneratorMoves:
             CorrectionError: the model's scores are not finite, or neither the current conformation nor any
                 proposal has a finite energy.
         """
-        random = self._random("walks", self.generator.ladder.sigma.device)
         before = self._context.getState(positions=True)
+        try:
+            return self._attempt(before)
+        except BaseException:  # Ctrl-C as well: proposals lie in the Context while they are weighed
+            self._context.setPositions(before.getPositions())
+            raise
+
+    def _attempt(self, before: openmm.State) -> bool:
+        random = self._random("walks", self.generator.ladder.sigma.device)
         x = before.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         x = torch.from_numpy(np.array(x, dtype=np.float64))
         proposed, log_weight = self._walks(x, random)
