@@ -162,6 +162,28 @@ def test_the_mirror_image_stays_the_mirror_image(alanine: InternalCoordinates, d
     assert rigid_deviation(x, data[:200]) > 0.01
 
 
+def test_mirror_images_are_out_of_reach(alanine: InternalCoordinates, data: Tensor) -> None:
+    """The D form, or a methyl with two hydrogens exchanged, is a legal point, tens of widths away.
+
+    Mirrored planar groups are not: the hydrogens and oxygens of amides stay within reach of their data.
+    """
+    z = alanine.to_z(data)[0][:, :55]
+    mirrored = alanine.to_z(data * torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64))[0]
+    swapped = data.clone()
+    swapped[:, [12, 13]] = data[:, [13, 12]]  # of CB
+    for image in (mirrored, alanine.to_z(swapped)[0]):
+        assert torch.isfinite(alanine.to_x(image)[1]).all()
+        assert (image[:, :55].abs().amax(1) > 15).all()
+    assert float(z.abs().max()) < 7
+    atoms = alanine.map.zmatrix.atom[3:][~alanine.rotatable.numpy()].tolist()
+    moved = wrap(alanine.real(mirrored) - alanine.real(alanine.to_z(data)[0]))[:, 41:].abs()
+    spread = alanine.real(alanine.to_z(data)[0])[:, 41:].std(0)
+    closest = dict(zip(atoms, (moved / spread).amin(0).tolist(), strict=True))
+    planar = (7, 5, 17, 15)  # H and O of both amides
+    assert all(closest[atom] < 0.1 for atom in planar)
+    assert all(closest[atom] > 10 for atom in (9, 10, 12, 13, 2, 3, 20, 21))  # of CA and the methyls
+
+
 def test_sampling_around_the_data_keeps_chirality(alanine: InternalCoordinates, data: Tensor) -> None:
     assert len(chirality(data).unique()) == 1
     generator = seeded(0)

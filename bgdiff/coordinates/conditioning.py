@@ -18,8 +18,10 @@ _HARMONICS = 3
 """At most: those of a methyl group, which every third of a turn takes to itself."""
 _RIDGE = 1e-3
 """In units of each feature's variance."""
-_BLOCKS = 10
-"""Of consecutive frames, every other of which is kept from the fit that chooses how many harmonics to use."""
+_BLOCKS, _BLOCK = 200, 50
+"""Blocks of consecutive frames, at most, and frames in a block, at least. Every other block is kept from the
+fit that chooses how many harmonics to use. Few long blocks would keep whole basins from it, where data begin
+from several structures one after the other."""
 _FRAMES_PER_FEATURE = 10
 
 
@@ -50,7 +52,8 @@ class TorsionMean:
             None if no harmonics are better than none, or if the data cannot tell.
         """
         n = len(angles)
-        fitted = (torch.arange(n, device=angles.device) * _BLOCKS // max(n, 1)) % 2 == 0
+        block = max(_BLOCK, n // _BLOCKS)
+        fitted = (torch.arange(n, device=angles.device) // block) % 2 == 0
         best, chosen = _likelihood(y[fitted], y[~fitted]), 0
         for harmonics in range(1, _HARMONICS + 1):
             if 2 * harmonics * angles.shape[1] * _FRAMES_PER_FEATURE > n:
