@@ -43,8 +43,7 @@ def check_same_atoms(path: Path, topology: "app.Topology", system: "openmm.Syste
     if len(atoms) != system.getNumParticles():
         raise SystemDefinitionError(
             f"{path}: has {len(atoms)} atoms, but the System has {system.getNumParticles()} particles; give "
-            "the topology "
-            "that the System was made of"
+            "the topology that the System was made of"
         )
     for atom in atoms:
         mass = system.getParticleMass(atom.index).value_in_unit(unit.dalton)
@@ -52,9 +51,8 @@ def check_same_atoms(path: Path, topology: "app.Topology", system: "openmm.Syste
         if mass > 0 and light != (mass < 4.5):  # hydrogens may have been made heavier, up to 4
             raise SystemDefinitionError(
                 f"{path}: atom {atom.index}, {atom_label(atom)}, is {atom.element.name}, but particle "
-                f"{atom.index} of "
-                f"the System has mass {mass:g}; give the topology that the System was made of, in the same "
-                "order"
+                f"{atom.index} of the System has mass {mass:g}; give the topology that the System was made "
+                "of, in the same order"
             )
     harmonic = [force for force in system.getForces() if isinstance(force, openmm.HarmonicBondForce)]
     known = {(min(pair), max(pair)) for pair in bond_pairs(topology)}
@@ -65,10 +63,8 @@ def check_same_atoms(path: Path, topology: "app.Topology", system: "openmm.Syste
         if (min(first, second), max(first, second)) not in known:
             raise SystemDefinitionError(
                 f"{path}: has no bond of {atom_label(atoms[first])} with {atom_label(atoms[second])} (atoms "
-                f"{first} and "
-                f"{second}), which the System has; give the topology that the System was made of, in the "
-                "same order and "
-                "with CONECT records for residues that are not standard"
+                f"{first} and {second}), which the System has; give the topology that the System was made "
+                "of, in the same order and with CONECT records for residues that are not standard"
             )
 
 
@@ -90,8 +86,7 @@ def check_free(topology: "app.Topology", system: "openmm.System", source: str) -
         raise SystemDefinitionError(
             f"{source}: has {count} constraints, the first between {atom_label(atoms[first])} and "
             f"{atom_label(atoms[second])}; all degrees of freedom must be free: create it with "
-            "constraints=None and "
-            "rigidWater=False"
+            "constraints=None and rigidWater=False"
         )
     if sites := [atom for atom in atoms if system.isVirtualSite(atom.index)]:
         raise SystemDefinitionError(
@@ -102,15 +97,13 @@ def check_free(topology: "app.Topology", system: "openmm.System", source: str) -
     if frozen := [atom for atom in atoms if system.getParticleMass(atom.index) == massless]:
         raise SystemDefinitionError(
             f"{source}: has {len(frozen)} frozen atoms (of mass 0): {listed(map(atom_label, frozen))}; give "
-            "them their "
-            "masses"
+            "them their masses"
         )
     names = [type(force).__name__ for force in system.getForces()]
     if barostats := [name for name in names if "Barostat" in name]:
         raise SystemDefinitionError(
             f"{source}: has a barostat ({barostats[0]}), which changes the volume of a box; remove it: a "
-            "molecule alone "
-            "in space has no pressure"
+            "molecule alone in space has no pressure"
         )
     if system.usesPeriodicBoundaryConditions():
         raise SystemDefinitionError(
@@ -140,7 +133,7 @@ def check_charges(topology: "app.Topology", system: "openmm.System", source: str
         other = born[0].getParticleParameters(atom.index)[0].value_in_unit(unit.elementary_charge)
         if abs(own - other) > _TOLERANCE:
             raise SystemDefinitionError(
-                f"{source}: {atom_label(atom)} has charge {own:.4f}, but {other:.4f} in its implicit solvent "
-                "(GBSAOBCForce), as if the file of the solvent were made for another force field; use "
-                "--implicit obc2"
+                f"{source}: {atom_label(atom)} has charge {own:.4f}, but {other:.4f} in its implicit "
+                "solvent (GBSAOBCForce), as if the file of the solvent were made for another force field; "
+                "use --implicit obc2"
             )

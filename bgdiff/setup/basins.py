@@ -84,8 +84,7 @@ def basins_of(texts: Sequence[str], system: "System") -> Basins:
         if len(conditions[first]) > 1:
             raise ConfigError(
                 f"--basin {texts[0]!r}: say with another --basin what to compare it with; only the rest of "
-                "a single "
-                "variable can be told from it"
+                "a single variable can be told from it"
             )
         condition = conditions[first][0]
         spec = {**system.spec.observables, **observables}[condition.observable]
@@ -125,6 +124,5 @@ def complement(intervals: Sequence[Interval], spec: ObservableSpec) -> list[Inte
         free.append((at, high))
     if not spec.periodic:
         return free
-    if len(free) > 1 and free[0][0] == 0 and free[-1][1] == 360:
-        free = [(free[-1][0] - 360, free[0][1]), *free[1:-1]]
-    return [(lo - 360, hi - 360) if lo >= 180 else (lo, hi) for lo, hi in free]
+    behind = [(max(lo, 180.0) - 360, hi - 360) for lo, hi in free if hi > 180]
+    return behind + [(lo, min(hi, 180.0)) for lo, hi in free if lo < 180]

@@ -112,8 +112,7 @@ def _check_same_molecule(molecule: Molecule, x: Array, source: str) -> None:
         names = listed(atom_label(atoms[centres[int(index)][0]]) for index in inverted)
         raise SystemDefinitionError(
             f"{source}: minimising the energy turns the handedness of {names} around; mend the structure "
-            "there (it is "
-            "far from its minimum, or hydrogens are misplaced)"
+            "there (it is far from its minimum, or hydrogens are misplaced)"
         )
 
 
@@ -135,9 +134,7 @@ def _tell_strain(molecule: Molecule, tell: Tell) -> None:
                 names = "-".join(atoms[index].name for index in (i, j, k))
                 text = (
                     f"the angle {names} of {residue_label(atoms[j].residue)} is {np.degrees(angle):.0f} "
-                    "degrees, "
-                    f"{np.degrees(worst):.0f} from its rest: the structure may be caught in a knot; look at "
-                    "it"
+                    f"degrees, {np.degrees(worst):.0f} from its rest: the structure may be caught in a knot"
                 )
     if text:
         tell("strain", text)
@@ -163,9 +160,8 @@ def _check_coordinates(molecule: Molecule, source: str, tell: Tell) -> None:
         names = (zmatrix.atom[row], zmatrix.bond[row], zmatrix.angle[row])
         raise SystemDefinitionError(
             f"{source}: the angle of {', '.join(atom_label(atoms[int(index)]) for index in names)} is "
-            "straight, where "
-            "internal coordinates break down; molecules with linear groups (nitriles, alkynes) are not "
-            "covered"
+            "straight, where internal coordinates break down; molecules with linear groups (nitriles, "
+            "alkynes) are not covered"
         )
     again = ZMatrixMap(zmatrix).to_cartesian(bonds, angles, torsions)
     worst = float((torch.pdist(again[0]) - torch.pdist(x[0])).abs().max())

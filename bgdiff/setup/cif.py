@@ -72,10 +72,8 @@ def check_first_location(path: Path, records: Records) -> list[str]:
         if means[best] > means[first] or len({atom.residue_name for atom in atoms}) > 1:
             raise SystemDefinitionError(
                 f"{path}: {atoms[0].residue_label} has alternate locations {', '.join(means)}, and the "
-                "first is not "
-                "the one to take; leave only one in the file, or save it in PDB format, where the location "
-                "with "
-                "the highest occupancy is taken"
+                "first is not the one to take; leave only one in the file, or save it in PDB format, where "
+                "the location with the highest occupancy is taken"
             )
         if len(means) > 1:
             others = listed(f"{name} {mean:.2f}" for name, mean in means.items() if name != first)

@@ -132,8 +132,7 @@ def _write_molecule(folder: Path, molecule: Molecule, source: str) -> None:
         )
         raise SystemDefinitionError(
             f"{source}: a PDB file of it loses atoms, {atom_label(lost)} among them, because atoms of a "
-            "residue have the "
-            "same name; give every atom of a residue its own name"
+            "residue have the same name; give every atom of a residue its own name"
         )
     known = {(min(a.index, b.index), max(a.index, b.index)) for a, b in read.bonds}
     if unknown := sorted(bonds - known):
@@ -159,8 +158,8 @@ def _check_folder(folder: Path, molecule: Molecule) -> None:
         first, second = sorted(read ^ wanted)[0]
         raise SystemDefinitionError(
             f"the bond of {atom_label(atoms[first])} with {atom_label(atoms[second])} is not the same in "
-            "the PDB file "
-            "written; standard residue names must have the standard atoms and bonds: rename the residue"
+            "the PDB file written; standard residue names must have the standard atoms and bonds: rename "
+            "the residue"
         )
     for name, spec in system.spec.observables.items():
         system.observable(name, spec, (topology.n_atoms, 3))

@@ -59,8 +59,8 @@ def load_force_field(files: Sequence[str]) -> "app.ForceField":
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             some = "amber14-all.xml, amber19-all.xml, amber99sbildn.xml, amber96.xml, charmm36.xml"
             raise ConfigError(
-                f"--forcefield {name}: there is no such file, here or among those of OpenMM; {hint}"
-                f"Proteins are in {some}, for example"
+                f"--forcefield {name}: there is no such file, here or among those of OpenMM; {hint}Proteins "
+                f"are in {some}, for example"
             )
     try:
         return app.ForceField(*files)
@@ -135,8 +135,7 @@ def _check_goes_with(names: str, implicit: str, system: "openmm.System") -> None
         own = "; its own is in the file that ends in _gk.xml" if polarisable[0].startswith("Amoeba") else ""
         raise ConfigError(
             f"--implicit {implicit}: does not go with {names}, which is polarisable ({polarisable[0]}); "
-            "generalised "
-            f"Born models of this kind are for fixed charges{own}"
+            f"generalised Born models of this kind are for fixed charges{own}"
         )
     if forces.count("NonbondedForce") != 1:
         raise ConfigError(

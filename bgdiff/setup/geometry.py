@@ -37,8 +37,7 @@ def check_bonds(path: Path, topology: "app.Topology", positions: Array) -> None:
     if len(bonds) > 2 and (np.median(lengths) > 2 * _LONGEST or np.median(lengths) < _SHORTEST):
         raise SystemDefinitionError(
             f"{path}: bonds are {10 * np.median(lengths):.2g} Å long (median), as if coordinates were in "
-            "another unit; "
-            "PDB and mmCIF files are in Å, .gro files in nm"
+            "another unit; PDB and mmCIF files are in Å, .gro files in nm"
         )
     atoms = list(topology.atoms())
     close = sorted(cKDTree(positions).query_pairs(_ZERO))
@@ -52,8 +51,7 @@ def check_bonds(path: Path, topology: "app.Topology", positions: Array) -> None:
         if length < _SHORTEST:
             raise SystemDefinitionError(
                 f"{path}: the bond of {atom_label(bond.atom1)} with {atom_label(bond.atom2)} is "
-                f"{10 * length:.2f} Å "
-                "long; mend their coordinates"
+                f"{10 * length:.2f} Å long; mend their coordinates"
             )
     for bond, length in zip(bonds, lengths, strict=True):
         first, second = bond.atom1.residue, bond.atom2.residue
@@ -62,15 +60,14 @@ def check_bonds(path: Path, topology: "app.Topology", positions: Array) -> None:
         if first is second:
             raise SystemDefinitionError(
                 f"{path}: {atom_label(bond.atom1)} and {atom_label(bond.atom2)} are bonded but "
-                f"{10 * length:.1f} Å "
-                "apart; mend their coordinates (molecules that a periodic box has cut must be made whole "
-                "first)"
+                f"{10 * length:.1f} Å apart; mend their coordinates (molecules that a periodic box has cut "
+                "must be made whole first)"
             )
         raise SystemDefinitionError(
             f"{path}: the chain is broken between {residue_label(first)} and {residue_label(second)}: "
             f"{bond.atom1.name} and {bond.atom2.name} are {10 * length:.1f} Å apart, as if residues between "
-            "them were "
-            "missing; build these with another program, or take one side of the gap as the molecule"
+            "them were missing; build these with another program, or take one side of the gap as the "
+            "molecule"
         )
 
 
@@ -90,16 +87,14 @@ def check_one_molecule(path: Path, topology: "app.Topology") -> None:
         raise SystemDefinitionError(
             f"{path}: {len(loose)} atom{'s have' if len(loose) > 1 else ' has'} no bond, the first is "
             f"{atom_label(atoms[loose[0]])} (in {residues}); write their bonds as CONECT records, or remove "
-            "what is not "
-            "part of the molecule"
+            "what is not part of the molecule"
         )
     names = listed((_extent(topology, piece) for piece in sorted(pieces, key=len, reverse=True)), 6)
     chains = {atoms[piece[0]].residue.chain.id for piece in pieces}
     remedy = "keep one chain with --keep-only, " if len(chains) > 1 else ""
     raise SystemDefinitionError(
         f"{path}: holds {len(pieces)} molecules that no bond joins: {names}; a system is one molecule: "
-        f"{remedy}remove the "
-        "others, or write missing bonds as CONECT records"
+        f"{remedy}remove the others, or write missing bonds as CONECT records"
     )
 
 

@@ -255,6 +255,5 @@ def check_unique(path: Path, atoms: Sequence[AtomRecord]) -> None:
     ]
     raise SystemDefinitionError(
         f"{path}: {len(twice)} atom{'s are' if len(twice) > 1 else ' is'} there more than once: {names} "
-        "(the first on "
-        f"lines {' and '.join(map(str, lines))}); remove the copies, or number residues apart"
+        f"(the first on lines {' and '.join(map(str, lines))}); remove the copies, or number residues apart"
     )

@@ -32,8 +32,8 @@ def add_heavy_atoms(structure: Structure, tell: Tell) -> Structure:
         from pdbfixer import PDBFixer
     except ImportError as error:
         raise ConfigError(
-            "--add-heavy-atoms needs PDBFixer, which is not installed: pip install pdbfixer "
-            "(or pip install 'bgdiff[molecules]')"
+            "--add-heavy-atoms needs PDBFixer, which is not installed: pip install pdbfixer (or pip "
+            "install 'bgdiff[molecules]')"
         ) from error
     text = io.StringIO()
     text.writelines(_seqres(structure.sequences))
@@ -84,23 +84,30 @@ def add_hydrogens(structure: Structure, force_field: "app.ForceField", ph: float
     before = structure.topology.getNumAtoms()
     try:
         with _same_random_numbers():  # it places hydrogens at random before it relaxes them
-            variants = modeller.addHydrogens(
-                force_field, pH=ph, platform=Platform.getPlatformByName("Reference")
-            )
+            modeller.addHydrogens(force_field, pH=ph, platform=Platform.getPlatformByName("Reference"))
     except Exception as error:
         raise SystemDefinitionError(f"{structure.path}: hydrogens cannot be added ({error})") from error
     added = modeller.topology.getNumAtoms() - before
     if not added:
         return structure
-    charged = [
-        f"{residue_label(residue)} as {variant}"
-        for residue, variant in zip(modeller.topology.residues(), variants, strict=True)
-        if variant is not None and variant != residue.name
-    ]
-    forms = f"; forms chosen: {listed(charged, 10)}" if charged else ""
-    tell("hydrogens added", f"{added}, for pH {ph:g}{forms}")
+    forms = _forms(force_field, modeller.topology)
+    chosen = f"; forms chosen: {listed(forms, 10)}" if forms else ""
+    tell("hydrogens added", f"{added}, for pH {ph:g}{chosen}")
     positions = np.array(modeller.positions.value_in_unit(unit.nanometer), dtype=np.float64)
     return replace(structure, topology=modeller.topology, positions=positions)
+
+
+def _forms(force_field: "app.ForceField", topology: "app.Topology") -> list[str]:
+    """Residues whose protons are not those that their name says, such as ``HIS 3 of chain A as HIE``."""
+    try:
+        templates = force_field.getMatchingTemplates(topology)
+    except ValueError:  # a residue fits none, which is told when templates are checked
+        return []
+    forms = (
+        (residue, template.name[-3:])
+        for residue, template in zip(topology.residues(), templates, strict=True)
+    )
+    return [f"{residue_label(residue)} as {form}" for residue, form in forms if form != residue.name]
 
 
 @contextmanager

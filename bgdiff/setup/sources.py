@@ -247,8 +247,7 @@ def _positions(path: Path, positions: Any, topology: "app.Topology") -> Any:
     if len(values) != topology.getNumAtoms():
         raise SystemDefinitionError(
             f"{path}: has {len(values)} atoms, but the potential has {topology.getNumAtoms()}; the two "
-            "files are not "
-            "of the same molecule"
+            "files are not of the same molecule"
         )
     return values
 
@@ -260,10 +259,8 @@ def _prepare(path: Path, topology: "app.Topology", positions: Any) -> None:
         names = ", ".join(sorted({residue.name for residue in solvent}))
         raise SystemDefinitionError(
             f"{path}: holds {len(solvent)} waters, ions or single atoms ({names}) besides the molecule; "
-            "strip them with "
-            "the program that made the file (such as cpptraj or gmx), because bgdiff takes one molecule "
-            "without "
-            "solvent"
+            "strip them with the program that made the file (such as cpptraj or gmx), because bgdiff takes "
+            "one molecule without solvent"
         )
     check_bonds(path, topology, positions)
     check_one_molecule(path, topology)

@@ -119,8 +119,7 @@ def select(structure: Structure, *, keep_only: Sequence[str], remove_solvent: bo
         if not remove_solvent:
             raise SystemDefinitionError(
                 f"{structure.path}: holds {found} besides the molecule; bgdiff takes one molecule without "
-                "solvent: "
-                "leave them out with --remove-solvent (and stand for water with --implicit)"
+                "solvent: leave them out with --remove-solvent (and stand for water with --implicit)"
             )
         tell("left out", found)
         leave += solvent
@@ -161,9 +160,8 @@ def _check_elements(path: Path, topology: "app.Topology") -> None:
         names = listed(f"{atom.name} of {residue_label(atom.residue)}" for atom in unknown)
         raise SystemDefinitionError(
             f"{path}: the element of {len(unknown)} atom{'s' if len(unknown) > 1 else ''} is unknown: "
-            f"{names}; write it "
-            "in columns 77 and 78 (in mmCIF: type_symbol). Extra particles, such as virtual sites, have no "
-            "place here"
+            f"{names}; write it in columns 77 and 78 (in mmCIF: type_symbol). Extra particles, such as "
+            "virtual sites, have no place here"
         )
 
 
@@ -191,8 +189,6 @@ def check_complete(structure: Structure) -> None:
     if structure.gaps:
         raise SystemDefinitionError(
             f"{structure.path}: residues are missing inside a chain: {listed(structure.gaps)}; build them "
-            "with "
-            "--add-heavy-atoms (PDBFixer, from SEQRES) or another program, or take one side of the gap as "
-            "the "
-            "molecule"
+            "with --add-heavy-atoms (PDBFixer, from SEQRES) or another program, or take one side of the "
+            "gap as the molecule"
         )

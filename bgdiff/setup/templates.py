@@ -78,8 +78,8 @@ def check_templates(path: Path, force_field: "app.ForceField", topology: "app.To
     reason = " and ".join(differences) or "its bonds, within it or to its neighbours, are others"
     raise SystemDefinitionError(
         f"{path}: {residue_label(fit.residue)} fits no template of the force field; the nearest is "
-        f"{fit.template}: "
-        f"{reason}. Chains end in ACE and NME caps, or in charged ends (H1 H2 H3 at N, OXT at C)"
+        f"{fit.template}: {reason}. Chains end in ACE and NME caps, or in charged ends (H1 H2 H3 at N, OXT "
+        "at C)"
     )
 
 
@@ -88,10 +88,8 @@ def _refuse_unknown(path: Path, fits: Iterable[_Fit]) -> None:
         names = listed(f"{residue_label(fit.residue)} (nearest template: {fit.template})" for fit in unknown)
         raise SystemDefinitionError(
             f"{path}: the force field has no template for {names}; give a force field file that has one "
-            "with another "
-            "--forcefield, rename the residue if it is only named differently, or start from Amber or "
-            "GROMACS "
-            "files of your molecule (--prmtop, --top) or from an OpenMM System (--system)"
+            "with another --forcefield, rename the residue if it is only named differently, or start from "
+            "Amber or GROMACS files of your molecule (--prmtop, --top) or from an OpenMM System (--system)"
         )
 
 

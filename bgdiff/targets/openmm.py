@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from xml.etree import ElementTree
 
 import numpy as np
 import openmm
@@ -33,10 +34,14 @@ def read_system(path: Path | str) -> openmm.System:
     """
     path = Path(path)
     try:
-        system = openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        ElementTree.fromstring(
+            text
+        )  # OpenMM reads a file that is cut off as a System without its last forces
+        system = openmm.XmlSerializer.deserialize(text)
     except OSError as error:
         raise SystemDefinitionError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (openmm.OpenMMException, ValueError) as error:
+    except (openmm.OpenMMException, ElementTree.ParseError, ValueError) as error:
         raise SystemDefinitionError(f"{path}: is not a serialised OpenMM System ({error})") from error
     if not isinstance(system, openmm.System):
         raise SystemDefinitionError(f"{path}: holds an OpenMM {type(system).__name__}, not a System")
@@ -174,6 +179,12 @@ def _check_free(system: openmm.System) -> None:
         )
     if system.usesPeriodicBoundaryConditions():
         raise SystemDefinitionError("the OpenMM System is periodic; use nonbondedMethod=NoCutoff")
+    for force in system.getForces():
+        if "Barostat" in type(force).__name__:
+            raise SystemDefinitionError(
+                f"the OpenMM System has a barostat ({type(force).__name__}); remove it: a molecule alone in "
+                "space has no pressure"
+            )
     for index in range(atoms):
         if system.isVirtualSite(index) or system.getParticleMass(index) == _MASSLESS:
             raise SystemDefinitionError(
