@@ -141,6 +141,39 @@ class UniformDistribution(Energy, Sampler):
         return low + (high - low) * torch.rand(n, *low.shape, dtype=low.dtype)
 
 
+class CircularNormalDistribution(Energy, Sampler):
+    """Von Mises, in units of the circle; its energy has no last axis, and the density of radians."""
+
+    def __init__(self, mu, sigma) -> None:
+        super().__init__(list(mu.shape))
+        self._angles = torch.distributions.VonMises(2 * math.pi * (mu - 0.5), (2 * math.pi * sigma) ** -2)
+
+    def _energy(self, x):
+        return -self._angles.log_prob(2 * math.pi * (x - 0.5)).sum(-1)
+
+    def _sample(self, n):
+        return self._angles.sample((n,)) / (2 * math.pi) + 0.5
+
+
+class MixtureDistribution(Energy, Sampler):
+    def __init__(self, components, unnormed_log_weights) -> None:
+        super().__init__(components[0].dim)
+        self._components, self._logits = nn.ModuleList(components), unnormed_log_weights
+
+    @property
+    def _log_weights(self):
+        return self._logits.log_softmax(-1)
+
+    def _energy(self, x):
+        energies = torch.stack([part.energy(x) for part in self._components], -1)
+        return -torch.logsumexp(self._log_weights - energies, -1)
+
+    def _sample(self, n):
+        which = torch.multinomial(self._log_weights.exp(), n, replacement=True)
+        drawn = torch.stack([part.sample(n) for part in self._components])
+        return drawn[which, torch.arange(n)]
+
+
 class ProductEnergy(Energy):
     def __init__(self, components) -> None:
         super().__init__([list(one.event_shape) for one in components])

@@ -353,6 +353,25 @@ class TestPriors:
         torch.testing.assert_close(right.log_prob(x), good.log_prob(x))
         assert interop.prior_log_z(Careful(2, mean=mean)) is None
 
+    def test_circular_normals_are_refused_by_name(self, bgflow: Any) -> None:
+        prior = bgflow.CircularNormalDistribution(torch.tensor([0.4]).double(), torch.tensor(0.2).double())
+        with pytest.raises(UnnormalisedError, match="CircularNormalDistribution"):
+            interop.BgflowProposal(prior, coordinates=SimpleNamespace(dim=1))  # type: ignore[arg-type]
+        turn = (torch.arange(1000).double()[:, None] + 0.5) / 1000
+        integral = float((-prior.energy(turn)).exp().mean())
+        assert interop.prior_log_z(prior) == pytest.approx(math.log(integral), abs=1e-6)
+
+    def test_mixtures_have_the_constants_of_their_parts(self, bgflow: Any) -> None:
+        free = [
+            bgflow.MeanFreeNormalDistribution(4, 2, std=torch.tensor(std).double(), two_event_dims=False)
+            for std in (0.5, 2.0)
+        ]
+        logits = torch.tensor([0.3, 1.1]).double()
+        share = logits.softmax(0)
+        constants = torch.tensor([2 * math.pi * 0.5**2, 2 * math.pi * 2.0**2])
+        expected = float((share * constants).sum().log())
+        assert interop.prior_log_z(bgflow.MixtureDistribution(free, logits)) == pytest.approx(expected)
+
     def test_compounds_follow_from_their_parts(self, bgflow: Any) -> None:
         free = bgflow.MeanFreeNormalDistribution(4, 2, two_event_dims=False)
         product = bgflow.ProductDistribution([normal(bgflow, 1), free])
