@@ -10,6 +10,7 @@ from rich.text import Text
 from bgdiff.analysis.text import with_error
 from bgdiff.data.importing import Imported
 from bgdiff.data.importing_source import Source
+from bgdiff.data.importing_warnings import by_files
 
 __all__ = ["import_view"]
 
@@ -20,8 +21,8 @@ def import_view(imported: Imported) -> Group:
     table.add_column("trajectory", overflow="fold")
     for title in ("frames", "kept", "burn-in", "stride"):
         table.add_column(title, justify="right")
-    table.add_column("suggested", justify="right")
-    table.add_column("one independent in", justify="right")
+    table.add_column("suggested\nburn-in, stride", justify="right")
+    table.add_column("one independent\nframe in", justify="right")
     for source in imported.sources:
         name, slow = source.memory.slowest
         table.add_row(
@@ -30,16 +31,15 @@ def import_view(imported: Imported) -> Group:
             str(source.kept),
             str(source.burn_in),
             str(source.stride),
-            f"{source.memory.burn_in}, {source.memory.stride}",
+            f"{source.suggested_burn_in}, {source.memory.stride}",
             Text(f"{slow:.0f} ({name})"),
         )
     facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(style="dim", overflow="fold", max_width=24)
     facts.add_column(overflow="fold")
-    for source in imported.sources:
-        for text in _done(source):
-            facts.add_row(Text(source.file), Text(text))
-    facts.add_row("all", Text(_judged(imported)))
+    for text, files in by_files(imported.sources, _done).items():
+        facts.add_row(Text(files), Text(text))
+    facts.add_row("together", Text(_judged(imported)))
     return Group(table, facts)
 
 

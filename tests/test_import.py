@@ -183,11 +183,11 @@ def test_which_atoms_are_the_system(system, shipped, x, tmp_path):
 
 def test_names_of_another_convention_are_accepted_and_told(system, shipped, x, tmp_path):
     text = save(shipped, x[:1], tmp_path / "other.gro").read_text()
-    (tmp_path / "other.gro").write_text(text.replace(" CB ", " C9 ").replace("   CB", "   C9"))
+    (tmp_path / "other.gro").write_text(text.replace("   CB", "   C9").replace("   H1", "  1HH", 1))
     trajectory = save(shipped, x, tmp_path / "a.xtc")
     found = import_data(system, [trajectory], ImportOptions(top=tmp_path / "other.gro"))
-    assert found.sources[0].renamed == (("ALA2-C9", "ALA2-CB"),)
-    assert any("1 atoms have other names than in the system, such as ALA2-C9" in w for w in found.warnings)
+    assert found.sources[0].renamed == (("ACE1-1HH", "ACE1-H1"), ("ALA2-C9", "ALA2-CB"))
+    assert any("2 atoms have other names than in the system, such as ACE1-1HH" in w for w in found.warnings)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from bgdiff.errors import DataError
 __all__ = ["AtomMap", "match_atoms"]
 
 _IONS = frozenset(["Li", "Na", "K", "Rb", "Cs", "Mg", "Ca", "Sr", "Ba", "Zn", "F", "Cl", "Br", "I"])
+_LETTERS = frozenset("HCNOSPF")
 _SHOWN = 4  # residues, names
 
 
@@ -138,7 +139,7 @@ def _first_difference(atoms: list[Any], wanted: list[Any]) -> int | None:
     theirs, ours = _keys(atoms), _keys(wanted)
     shuffled = theirs != ours and sorted(theirs) == sorted(ours)
     for place, (one, two) in enumerate(zip(atoms, wanted, strict=True)):
-        if _symbol(one) != _symbol(two) or (shuffled and theirs[place] != ours[place]):
+        if _other_element(one, two) or (shuffled and theirs[place] != ours[place]):
             return place
     return None
 
@@ -150,8 +151,8 @@ def _order(atoms: list[Any], wanted: list[Any]) -> NDArray[np.int64] | None:
         return None
     place = {key: row for row, key in enumerate(theirs)}
     order = np.array([place[key] for key in ours], dtype=np.int64)
-    same = all(_symbol(atoms[row]) == _symbol(atom) for row, atom in zip(order, wanted, strict=True))
-    return order if same else None
+    other = any(_other_element(atoms[row], atom) for row, atom in zip(order, wanted, strict=True))
+    return None if other else order
 
 
 def _keys(atoms: list[Any]) -> list[tuple[int, str]]:
@@ -164,7 +165,16 @@ def _keys(atoms: list[Any]) -> list[tuple[int, str]]:
 
 
 def _symbol(atom: Any) -> str:
-    return "?" if atom.element is None else str(atom.element.symbol)
+    """Chemical symbol; if mdtraj cannot tell it from the name, such as 1HB, the first letter; else ``?``."""
+    if atom.element is not None and atom.element.symbol != "VS":  # mdtraj's virtual site, its last resort
+        return str(atom.element.symbol)
+    letter = atom.name.lstrip("0123456789*'")[:1].upper()
+    return letter if letter in _LETTERS else "?"
+
+
+def _other_element(one: Any, two: Any) -> bool:
+    symbols = _symbol(one), _symbol(two)
+    return symbols[0] != symbols[1] and "?" not in symbols
 
 
 def _told(atom: Any) -> str:

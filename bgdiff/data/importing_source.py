@@ -42,7 +42,8 @@ class Source:
 
     Attributes:
         frames, atoms: of the file; kept: frames that became data.
-        burn_in: frames left out at the beginning; stride: of those that remained, one in so many was kept.
+        burn_in: frames left out at the beginning; suggested_burn_in: what the energy speaks for.
+        stride: of the frames that remained, one in so many was kept.
         memory: of the frames after an explicit burn-in.
         spacing_ps: between the frames of the file, if known.
         unit: that its numbers were taken for; boxed: whether it has a periodic box.
@@ -58,6 +59,7 @@ class Source:
     atoms: int
     kept: int
     burn_in: int
+    suggested_burn_in: int
     stride: int
     memory: Memory
     spacing_ps: float | None
@@ -154,8 +156,9 @@ def read_source(system: "System", path: Path, options: ImportOptions) -> tuple[A
     observables = system.observables(sieve.x)
     periodic = {name: system.spec.observables[name].periodic for name in observables}
     memory = measure_memory(np.minimum(energy, energy_limit(energy)), observables, periodic)
+    suggested = int(sieve.frame[memory.burn_in])
     if options.burn_in == "auto":
-        start = int(sieve.frame[memory.burn_in])
+        start = suggested
         sieve.skip(memory.burn_in)
         energy = energy[memory.burn_in :]
     sieve.take_outliers(energy)
@@ -168,6 +171,7 @@ def read_source(system: "System", path: Path, options: ImportOptions) -> tuple[A
         atoms=read.atoms_in_file,
         kept=len(x),
         burn_in=start,
+        suggested_burn_in=suggested,
         stride=stride,
         memory=memory,
         spacing_ps=spacing,

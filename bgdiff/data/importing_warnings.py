@@ -1,6 +1,6 @@
 """What a user should know of imported trajectories before training on them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ from bgdiff.data.inspection_ensemble import Agreement
 if TYPE_CHECKING:
     from bgdiff.systems import System
 
-__all__ = ["import_warnings"]
+__all__ = ["by_files", "import_warnings"]
 
 _FAR = 4.0  # standard errors that are no chance
 _SLACK = 0.04  # of the temperature; rounding in XTC files makes 0.02, and so do long time steps
@@ -25,8 +25,21 @@ def import_warnings(system: "System", sources: Sequence[Source], agreement: Agre
     Args:
         system: at the temperature that the data are said to have.
     """
-    lines = [f"{source.file}: {line}" for source in sources for line in _of_source(source)]
-    return (*lines, *_of_ensemble(system, agreement))
+    lines = by_files(sources, _of_source)
+    return (*(f"{files}: {line}" for line, files in lines.items()), *_of_ensemble(system, agreement))
+
+
+def by_files(sources: Sequence[Source], facts: Callable[[Source], Iterable[str]]) -> dict[str, str]:
+    """Facts about sources, each with the names of the files it is true of."""
+    files: dict[str, list[str]] = {}
+    for source in sources:
+        for fact in facts(source):
+            files.setdefault(fact, []).append(source.file)
+    every = len(sources)
+    return {
+        fact: "all trajectories" if len(names) == every > 1 else ", ".join(names)
+        for fact, names in files.items()
+    }
 
 
 def _of_source(source: Source) -> Iterator[str]:
@@ -42,8 +55,8 @@ def _of_source(source: Source) -> Iterator[str]:
     if not source.named:
         yield "its atoms have no names; their order was judged by lengths of bonds (--top FILE names them)"
     memory = source.memory
-    if memory.burn_in > _DRIFT * (memory.burn_in + memory.frames) and source.burn_in < memory.burn_in:
-        yield f"the energy drifts during the first {memory.burn_in} frames; --burn-in auto leaves them out"
+    if source.suggested_burn_in > max(source.burn_in, _DRIFT * source.frames):
+        yield f"the energy drifts until frame {source.suggested_burn_in}; --burn-in auto leaves that out"
     name, slow = memory.slowest
     if slow * _FEW > memory.frames:
         yield (
