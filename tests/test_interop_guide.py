@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_interop_bgflow import bgflow  # noqa: F401 (a fixture)
+from bgflow_package import bgflow_fixture  # noqa: F401 (a fixture)
 from test_interop_proposals import DIFFERENCE, LOG_Z
 
 from bgdiff.generator import Ensemble
@@ -20,7 +20,7 @@ def run(section: str, names: dict[str, Any]) -> dict[str, Any]:
     examples = re.findall(r"```python\n(.*?)```", part, flags=re.DOTALL)
     assert examples
     for example in examples:
-        short = example.replace("10_000", "2_000").replace("2_000)", "1_000)").replace("1000", "40")
+        short = example.replace("10_000", "2_000").replace("2_000)", "1_000)").replace("1000", "25")
         exec(compile(short, f"{GUIDE.name}: {section}", "exec"), names)
     return names
 
@@ -43,12 +43,12 @@ def test_zuko() -> None:
     assert isinstance(names["fitted"].proposal.flow, zuko.flows.MAF)
 
 
-def test_bgflow(bgflow: Any) -> None:  # noqa: F811
+def test_bgflow(bgflow: Any) -> None:
     assert_right(run("bgflow", {})["ensemble"])
 
 
 def test_every_name_of_the_tables_exists() -> None:
-    from bgdiff.interop import bgflow, proposal_annealing, proposal_checks, proposals  # noqa: F811
+    from bgdiff.interop import bgflow, proposal_annealing, proposal_checks, proposals
 
     text = GUIDE.read_text(encoding="utf-8")
     called = set(re.findall(r"^\|.*?`(\w+)\(", text, flags=re.MULTILINE))

@@ -196,7 +196,7 @@ class TestAnnealing:
             ).ensemble
             return found.log_z.z_score(LOG_Z)
 
-        assert_standard(torch.tensor([score(seed) for seed in range(30)]))
+        assert_standard(torch.tensor([score(seed) for seed in range(20)]))
 
     def test_periodic_axes(self) -> None:
         model = torus_and_plane()
@@ -273,7 +273,7 @@ class TestNormalisation:
         constant = 0.7
         scores = [
             log_integral(shifted(self.MIXTURE, constant), 200, seed=seed).z_score(constant)
-            for seed in range(60)
+            for seed in range(40)
         ]
         assert_standard(torch.tensor(scores))
 
