@@ -94,9 +94,13 @@ def load_held_out(run: "Run") -> dict[str, NDArray[Any]]:
 
 
 def _held_out_rows(run: "Run") -> torch.Tensor:
-    """Rows ``(m,)`` of the data set: as many held-out frames as are wanted, evenly spaced."""
+    """Rows ``(m,)`` of the data set: as many held-out frames as are wanted, evenly spaced.
+
+    Frames of other temperatures are none of the target's and do not count.
+    """
     config = run.config
-    rows = run.data.held_out_frames(config.training.held_out, config.seed).nonzero()[:, 0]
+    chosen = run.data.held_out_frames(config.training.held_out, config.seed)
+    rows = (chosen & run.data.frames_at(run.system.temperature)).nonzero()[:, 0]
     wanted = min(config.sampling.n_held_out, len(rows))
     return rows[torch.linspace(0, max(0, len(rows) - 1), wanted, dtype=torch.float64).round().long()]
 
@@ -188,14 +192,14 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
 
     proposal, data = load_arrays(run.file("proposal.npz")), load_arrays(run.file("data.npz"))
     held_out = load_held_out(run)
-    hot = run.data.temperature is not None  # then held-out frames are none of the target's
-    has_held_out = held_out["log_weight"].size > 0 and not hot
+    has_held_out = held_out["log_weight"].size > 0
     dropped = int(run.manifest["data_n_dropped"])
     warnings = [f"{dropped} damaged frames of the data set were left out"] if dropped else []
-    if hot:
+    if run.data.temperature is not None:
+        others = sorted(set(run.data.temperature.tolist()) - {run.system.temperature})
         warnings.append(
-            "data were drawn at another temperature than the system's; they give no forward effective sample "
-            "size"
+            f"data of {', '.join(f'{kelvin:g} K' for kelvin in others)} are no measure of the samples: they "
+            "are left out of forward effective sample sizes"
         )
     # runs of earlier versions lack the file; theirs were independent walks
     facts = run.file("correction.json")

@@ -15,6 +15,7 @@ from bgdiff.analysis.comparison import compare
 from bgdiff.analysis.results import ReferenceComparison, VirialCheck
 from bgdiff.analysis.virial import (
     VirialAverage,
+    average_over_blocks,
     compared,
     degrees_of_freedom,
     feels_centroid,
@@ -32,6 +33,7 @@ from bgdiff.sources import Correction
 if TYPE_CHECKING:
     from bgdiff.data.dataset import Dataset
     from bgdiff.run import Run
+    from bgdiff.systems import System
 
 __all__ = ["SampleCheck", "check_samples", "read_conformations"]
 
@@ -92,7 +94,7 @@ def check_samples(run: "Run", progress: Progress = silent) -> SampleCheck:
     data = run.data
     some = torch.linspace(0, len(data) - 1, min(_MOST, len(data)), dtype=torch.float64).round().long()
     try:
-        keep("data", virial(run.system, data.x[some], chain=data.chain[some].numpy()), len(data))
+        keep("data", _virial_of(run.system, data, some), len(data))
     except DataError as problem:
         _LOG.warning("the virial of the data set could not be computed: %s", problem)
     missing = _no_reference(run)
@@ -190,6 +192,16 @@ def _rounds(n: int, n_chains: int) -> Rows:
 
 def _shares(log_weight: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.zeros(len(log_weight)) if not np.isfinite(log_weight).any() else normalised_weights(log_weight)
+
+
+def _virial_of(system: "System", data: "Dataset", rows: torch.Tensor) -> VirialAverage:
+    """The virial of frames of a data set, each at the temperature it was drawn at."""
+    x, chain = data.x[rows], data.chain[rows].numpy()
+    if data.temperature is None:
+        return virial(system, x, chain=chain)
+    scale = (system.temperature / data.temperature[rows]).numpy()
+    terms = scale * virial_terms(system.target, x, centred=not feels_centroid(system))
+    return compared(average_over_blocks(terms, chain), degrees_of_freedom(system), len(rows))
 
 
 def _no_reference(run: "Run") -> str | None:

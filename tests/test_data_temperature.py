@@ -1,6 +1,7 @@
 """Data of another temperature and from a user's structures: made, recorded, labelled for what they are."""
 
 import json
+from types import SimpleNamespace
 
 import mdtraj
 import numpy as np
@@ -16,7 +17,9 @@ from bgdiff.coordinates import LatentTarget
 from bgdiff.data.generate import generate_data
 from bgdiff.data.inspection_ensemble import judge_ensemble
 from bgdiff.errors import ConfigError, DataError
+from bgdiff.outputs import _held_out_rows
 from bgdiff.preparation import prepare
+from bgdiff.sample_check import _virial_of
 from bgdiff.systems import load_system
 from bgdiff.targets.openmm import GAS_CONSTANT
 
@@ -205,3 +208,16 @@ def test_starts_that_cannot_be_used(system, mixed, tmp_path):
     mdtraj.Trajectory(mirror.astype(np.float32), peptide.topology).save(str(tmp_path / "mirror.pdb"))
     with pytest.raises(DataError, match=r"mirror\.pdb: frame 0 has the wrong chirality at ALA2-CA"):
         generate_data(peptide, tmp_path / "a.dcd", processes=1, starts=[tmp_path / "mirror.pdb"])
+
+
+def test_hot_frames_are_no_measure_of_samples_but_of_themselves(system, mixed):
+    """Only frames of the system's own temperature are walked up; the virial of the others is scaled."""
+    run = SimpleNamespace(system=system, data=mixed, config=make_config("quick"))
+    rows = _held_out_rows(run)
+    assert len(rows) == 120
+    assert mixed.temperature[rows].unique().tolist() == [300.0]
+    run.data = system.load_data()
+    assert len(_held_out_rows(run)) == 0
+    everything = torch.arange(len(mixed))
+    assert abs(_virial_of(system, mixed, everything).z_score) < 4
+    assert mixed.frames_at(HOT).sum() == 1200

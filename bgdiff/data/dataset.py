@@ -85,6 +85,12 @@ class Dataset:
         temperature = None if self.temperature is None else self.temperature[frames]
         return Dataset(self.x[frames], self.chain[frames], self.provenance, self.n_dropped, temperature)
 
+    def frames_at(self, temperature: float) -> Tensor:
+        """Mask ``(n,)`` of the frames drawn at a temperature (K), the system's own if none says otherwise."""
+        if self.temperature is None:
+            return torch.ones(len(self), dtype=torch.bool)
+        return self.temperature == temperature
+
     def _runs(self) -> tuple[list[int], list[int]]:
         """Labels and lengths of the runs of frames of one chain."""
         labels, lengths = torch.unique_consecutive(self.chain, return_counts=True)

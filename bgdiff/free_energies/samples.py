@@ -188,7 +188,8 @@ class RunSamples:
         parts = [(stored["log_weight"], stored["index"], stored["chain"])]
         have, wanted = len(stored["log_weight"]), frames or 0
         held_out = self.run.data.held_out_frames(self.run.config.training.held_out, self.run.config.seed)
-        rest = np.setdiff1d(held_out.nonzero()[:, 0].numpy(), stored["index"])
+        own = self.run.data.frames_at(self.run.system.temperature)  # others are none of the target's
+        rest = np.setdiff1d((held_out & own).nonzero()[:, 0].numpy(), stored["index"])
         # in an order that does not depend on how many are asked for, so that chunks are reused
         order = np.random.default_rng(derive_seed(self.run.config.seed, "held-out", "more")).permutation(rest)
         n_chunks = -(-min(max(wanted - have, 0), len(order)) // _CHUNK)
