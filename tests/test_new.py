@@ -1,5 +1,6 @@
 """``bgdiff.setup``: a system folder from a structure and a force field, or from files of other programs."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from openmm import app, unit
 
+from bgdiff.data.starts import set_torsion
 from bgdiff.errors import ConfigError, StorageError, SystemDefinitionError
 from bgdiff.regions import RegionError, parse_region
 from bgdiff.setup import FromAmber, FromGromacs, FromStructure, FromSystem, new_system
 from bgdiff.setup.checks import check_molecule
-from bgdiff.setup.geometry import handedness, stereocentres
+from bgdiff.setup.geometry import handedness, stereocentres, unusual_forms
 from bgdiff.setup.molecule import Molecule, bond_pairs
 from bgdiff.system_spec import MDSpec, OpenMMSpec
 from bgdiff.systems import System, load_system
@@ -409,3 +411,19 @@ def test_inverted_centres_are_refused(tmp_path: Path) -> None:
     source = FromStructure(write_pdb(tmp_path / "x.pdb", lines), ("amber96.xml",))
     with pytest.raises(SystemDefinitionError, match="turns the handedness of CA of ALA 2 of chain A around"):
         new_system("x", source, out=tmp_path / "x")
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_forms_that_are_unusual_are_told(mirrored: bool) -> None:
+    """The mirror image of an L residue is D; a chain folded back at a peptide bond is cis."""
+    topology = peptide("ALA", "GLY")
+    x = peptide_structure(topology) * np.array([1, 1, -1 if mirrored else 1])
+    at = {(atom.residue.index, atom.name): atom.index for atom in topology.atoms()}
+    carbons = [(0, "CH3"), (1, "CA"), (2, "CA"), (3, "C")]
+    for (first, before), (second, after) in itertools.pairwise(carbons):
+        omega = (at[first, before], at[first, "C"], at[second, "N"], at[second, after])
+        x = set_torsion(x, bond_pairs(topology), omega, np.pi)
+    assert unusual_forms(topology, x) == (["D form of ALA 2 of chain 1"] if mirrored else [])
+    omega = (at[1, "CA"], at[1, "C"], at[2, "N"], at[2, "CA"])
+    turned = set_torsion(x, bond_pairs(topology), omega, 0.3)
+    assert unusual_forms(topology, turned)[-1] == "cis bond between ALA 2 of chain 1 and GLY 3 of chain 1"

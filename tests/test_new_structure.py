@@ -150,7 +150,7 @@ class TestFiles:
 class TestAtoms:
     def test_missing_hydrogens(self, tmp_path: Path, whole: list[str]) -> None:
         message = refusal(tmp_path, without(whole, is_hydrogen))
-        assert "SER 4 of chain A lacks H, HA, HB2, HB3, HG" in message
+        assert "ALA 2 of chain A lacks H, HA, HB1, HB2, HB3" in message
         assert message.endswith("add them with --add-hydrogens")
 
     def test_hydrogens_are_added_the_same_each_time(self, tmp_path: Path, whole: list[str]) -> None:
@@ -258,13 +258,20 @@ class TestChains:
         pytest.importorskip("pdbfixer")
         broken = [SEQRES, *without(whole, lambda line: residue_name(line) == "LEU")]
         molecule, told = build(tmp_path, broken, add_heavy_atoms=True, add_hydrogens=True)
-        assert told["residues built"] == "LEU"
+        assert told["residues built"] == "LEU after ALA 2 of chain A"
         names = [residue.name for residue in molecule.topology.residues()]
         assert names == ["ACE", *SEQUENCE, "NME"]
 
     def test_missing_ends_are_told(self, tmp_path: Path, whole: list[str]) -> None:
         _, told = build(tmp_path, ["SEQRES   1 A    6  GLY ACE ALA LEU SER NME\n", *whole])
         assert told["sequence"].endswith("left out: GLY before ACE 1 of chain A")
+
+    def test_a_gap_in_a_chain_that_is_left_out_does_no_harm(self, tmp_path: Path, whole: list[str]) -> None:
+        atoms = [line for line in whole if is_atom(line)]
+        broken = in_chain(without(atoms, lambda line: residue_name(line) == "LEU"), "B", 20.0)
+        two = [SEQRES, SEQRES.replace(" A ", " B "), *atoms, "TER\n", *broken, "END\n"]
+        assert "LEU between ALA 2 of chain B" in refusal(tmp_path, two)
+        assert build(tmp_path, two, keep_only=("A",))[0].topology.getNumAtoms() == len(atoms)
 
     def test_water_and_ions(self, tmp_path: Path, whole: list[str]) -> None:
         solvated = [*whole[:-1], WATER, SODIUM, "END\n"]

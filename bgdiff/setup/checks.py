@@ -7,7 +7,7 @@ import numpy as np
 
 from bgdiff.errors import SystemDefinitionError, UnsupportedSystem
 from bgdiff.setup.agreement import check_charges, check_free
-from bgdiff.setup.geometry import handedness, stereocentres
+from bgdiff.setup.geometry import handedness, stereocentres, unusual_forms
 from bgdiff.setup.molecule import (
     Array,
     Molecule,
@@ -50,6 +50,8 @@ def check_molecule(molecule: Molecule, source: str, temperature: float, tell: Te
     residues = list(topology.residues())
     tell("atoms", f"{topology.getNumAtoms()} in {len(residues)} residue{'s' if len(residues) > 1 else ''}")
     molecule = minimised(molecule, source, temperature, tell)
+    if forms := unusual_forms(topology, molecule.positions):
+        tell("unusual", f"{listed(forms)}; samples will have them, too")
     _check_coordinates(molecule, source, tell)
     _tell_engine(molecule, temperature, tell)
     return molecule

@@ -15,11 +15,12 @@ __all__ = ["check_first_location", "gaps", "read_cif_records"]
 _UNSAID = (".", "?")
 
 
-def read_cif_records(path: Path) -> tuple[Records, list[str]]:
+def read_cif_records(path: Path) -> tuple[Records, list[tuple[str, str]]]:
     """Read the atoms of the first model of an mmCIF file.
 
     Returns:
-        Its records, and where chains lack residues, from their place in the sequence (label_seq_id).
+        Its records, and the chains that lack residues inside with how many and where, from their place in the
+        sequence (label_seq_id).
 
     Raises:
         SystemDefinitionError: the file is missing, empty or cut off, or an atom is there twice.
@@ -38,7 +39,10 @@ def read_cif_records(path: Path) -> tuple[Records, list[str]]:
         rows = [_Row(table.getAttributeIndex, row) for row in table.getRowList()]
         models = list(dict.fromkeys(row("pdbx_PDB_model_num") for row in rows))
         first = [row for row in rows if row("pdbx_PDB_model_num") == models[0]]
-        atoms = [_atom(row, index) for index, row in enumerate(first)]
+        chains = [{row(f"{kind}_asym_id") for row in rows} for kind in ("auth", "label")]
+        # OpenMM calls chains by whichever tells more of them apart
+        kind = "label" if len(chains[1]) > len(chains[0]) else "auth"
+        atoms = [_atom(row, index, kind) for index, row in enumerate(first)]
     except SystemDefinitionError:
         raise
     except Exception as error:  # the reader raises whatever goes wrong inside it
@@ -83,8 +87,8 @@ def check_first_location(path: Path, records: Records) -> list[str]:
     return told
 
 
-def gaps(rows: "list[_Row]", atoms: list[AtomRecord]) -> list[str]:
-    """Where the number in the sequence jumps inside a chain: ``between ALA 3 of chain A and ...``."""
+def gaps(rows: "list[_Row]", atoms: list[AtomRecord]) -> list[tuple[str, str]]:
+    """Where the number in the sequence jumps inside a chain: the chain, and how many are missing where."""
     found = []
     last: dict[str, tuple[int, AtomRecord]] = {}
     for row, atom in zip(rows, atoms, strict=True):
@@ -93,10 +97,9 @@ def gaps(rows: "list[_Row]", atoms: list[AtomRecord]) -> list[str]:
             continue
         if chain in last and int(number) > last[chain][0] + 1:
             missing = int(number) - last[chain][0] - 1
-            found.append(
-                f"{missing} residue{'s' if missing > 1 else ''} between {last[chain][1].residue_label} and "
-                f"{atom.residue_label}"
-            )
+            before = last[chain][1].residue_label
+            count = f"{missing} residue{'s' if missing > 1 else ''}"
+            found.append((atom.chain, f"{count} between {before} and {atom.residue_label}"))
         last[chain] = (int(number), atom)
     return found
 
@@ -114,12 +117,12 @@ class _Row:
         return ""
 
 
-def _atom(row: _Row, index: int) -> AtomRecord:
+def _atom(row: _Row, index: int, kind: str) -> AtomRecord:
     return AtomRecord(
         name=row("auth_atom_id", "label_atom_id"),
         location=row("label_alt_id"),
         residue_name=row("auth_comp_id", "label_comp_id"),
-        chain=row("auth_asym_id", "label_asym_id"),
+        chain=row(f"{kind}_asym_id", "label_asym_id"),
         number=row("auth_seq_id", "label_seq_id") + row("pdbx_PDB_ins_code"),
         occupancy=float(row("occupancy") or 1.0),
         line=index,

@@ -116,7 +116,9 @@ def _write_molecule(folder: Path, molecule: Molecule, source: str) -> None:
         molecule.topology, 10 * molecule.positions, text, keepIds=_ids_fit(molecule.topology)
     )
     path = folder / "topology.pdb"
-    write_text(path, text.getvalue())
+    # without OpenMM's remark, which has the date: the same molecule should be the same file
+    content = "".join(line for line in text.getvalue().splitlines(keepends=True) if line[:6] != "REMARK")
+    write_text(path, content)
     bonds = {(min(pair), max(pair)) for pair in bond_pairs(molecule.topology)}
     read = mdtraj.load(str(path)).topology
     if read.n_atoms != molecule.topology.getNumAtoms():
@@ -136,11 +138,9 @@ def _write_molecule(folder: Path, molecule: Molecule, source: str) -> None:
         )
     known = {(min(a.index, b.index), max(a.index, b.index)) for a, b in read.bonds}
     if unknown := sorted(bonds - known):
-        serials = [
-            int(line[6:11]) for line in text.getvalue().splitlines() if line.startswith(("ATOM", "HETATM"))
-        ]
+        serials = [int(line[6:11]) for line in content.splitlines() if line.startswith(("ATOM", "HETATM"))]
         records = "".join(f"CONECT{serials[i]:5d}{serials[j]:5d}\n" for i, j in unknown)
-        head, _, tail = text.getvalue().rpartition("END")
+        head, _, tail = content.rpartition("END")
         write_text(path, f"{head}{records}END{tail}")
 
 

@@ -12,7 +12,7 @@ from bgdiff.setup.molecule import Array, atom_label, bond_pairs, listed, residue
 if TYPE_CHECKING:
     from openmm import app
 
-__all__ = ["check_bonds", "check_one_molecule", "fragments", "handedness", "stereocentres"]
+__all__ = ["check_bonds", "check_one_molecule", "fragments", "handedness", "stereocentres", "unusual_forms"]
 
 _ZERO, _SHORTEST, _LONGEST = 0.02, 0.05, 0.30  # nm; bonds are 0.074 (H2) to 0.27 (I2)
 
@@ -143,6 +143,31 @@ def handedness(positions: Array, centres: Sequence[tuple[int, tuple[int, int, in
         np.linalg.det(positions[list(neighbours)] - positions[centre]) for centre, neighbours in centres
     ]
     return np.sign(np.array(volumes, dtype=np.float64))
+
+
+def unusual_forms(topology: "app.Topology", positions: Array) -> list[str]:
+    """Amino acids of the D form, and cis peptide bonds; runs keep what the structure has."""
+    found = []
+    for residue in topology.residues():
+        at = {atom.name: atom.index for atom in residue.atoms()}
+        if {"N", "C", "CA", "CB"} <= at.keys():
+            corner = positions[[at["N"], at["C"], at["CB"]]] - positions[at["CA"]]
+            if np.linalg.det(corner) < 0:
+                found.append(f"D form of {residue_label(residue)}")
+    for bond in topology.bonds():
+        carbon, nitrogen = sorted((bond.atom1, bond.atom2), key=lambda atom: atom.name)
+        if (carbon.name, nitrogen.name) != ("C", "N") or carbon.residue is nitrogen.residue:
+            continue
+        before = next((atom for atom in carbon.residue.atoms() if atom.name in ("CA", "CH3")), None)
+        after = next((atom for atom in nitrogen.residue.atoms() if atom.name in ("CA", "CH3", "C")), None)
+        if before is None or after is None:
+            continue
+        a, b, c, d = positions[[before.index, carbon.index, nitrogen.index, after.index]]
+        if np.cross(b - a, c - b) @ np.cross(c - b, d - c) > 0:
+            found.append(
+                f"cis bond between {residue_label(carbon.residue)} and {residue_label(nitrogen.residue)}"
+            )
+    return found
 
 
 def _extent(topology: "app.Topology", piece: Sequence[int]) -> str:

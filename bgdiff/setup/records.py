@@ -169,13 +169,13 @@ def choose_locations(records: Records) -> tuple[Records, list[str]]:
 def missing_residues(
     records: Records, ignored: Iterable[str] = ()
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Residues that SEQRES names and no atom belongs to.
+    """Residues that SEQRES names and no atom belongs to, as (chain, what is missing and where).
 
     Args:
         ignored: names of residues that are no part of chains, such as water.
 
     Returns:
-        Gaps inside chains and those at chain ends: pairs of the names that are missing and of where.
+        Gaps inside chains, and those at chain ends.
     """
     inside, ends = [], []
     leave_out = set(ignored)
@@ -194,13 +194,12 @@ def missing_residues(
                 continue
             missing = listed(wanted[first:last], 8)
             if at == 0:
-                ends.append((missing, f"before {found[0].residue_label}"))
+                ends.append((chain, f"{missing} before {found[0].residue_label}"))
             elif at == len(found):
-                ends.append((missing, f"after {found[-1].residue_label}"))
+                ends.append((chain, f"{missing} after {found[-1].residue_label}"))
             else:
-                inside.append(
-                    (missing, f"between {found[at - 1].residue_label} and {found[at].residue_label}")
-                )
+                before, after = found[at - 1].residue_label, found[at].residue_label
+                inside.append((chain, f"{missing} between {before} and {after}"))
     return inside, ends
 
 

@@ -48,6 +48,11 @@ def add_heavy_atoms(structure: Structure, tell: Tell) -> Structure:
             if 0 < place < len(list(list(fixer.topology.chains())[chain].residues()))
         }
         fixer.missingResidues = inner
+        chains = [list(chain.residues()) for chain in fixer.topology.chains()]
+        built = [
+            f"{' '.join(names)} after {residue_label(chains[chain][place - 1])}"
+            for (chain, place), names in inner.items()
+        ]
         fixer.findMissingAtoms()
         told = [
             f"{residue_label(residue)} ({', '.join(names)})"
@@ -61,7 +66,7 @@ def add_heavy_atoms(structure: Structure, tell: Tell) -> Structure:
             f"{structure.path}: PDBFixer could not build missing atoms ({error})"
         ) from error
     if inner:
-        tell("residues built", listed(f"{' '.join(names)}" for names in inner.values()))
+        tell("residues built", listed(built))
     if told:
         tell("heavy atoms built", listed(told, 10))
     topology = fixer.topology

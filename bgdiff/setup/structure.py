@@ -36,8 +36,10 @@ class Structure:
     """``(N, 3)`` in nm"""
     sequences: dict[str, list[str]]
     """Residue names by chain, as SEQRES lists them; empty if it does not"""
-    gaps: tuple[str, ...] = ()
-    """Where residues are missing inside chains"""
+    gaps: tuple[tuple[str, str], ...] = ()
+    """Chains that lack residues inside, and which and where"""
+    ends: tuple[tuple[str, str], ...] = ()
+    """The same of chain ends, where it does no harm"""
 
 
 def is_cif(path: Path) -> bool:
@@ -66,18 +68,15 @@ def read_structure(path: Path | str, tell: Tell) -> Structure:
     from openmm import app, unit
 
     path = Path(path)
-    missing: list[str] = []
+    ends: list[tuple[str, str]] = []
     sequences: dict[str, list[str]] = {}
     if is_cif(path):
-        records, missing = read_cif_records(path)
+        records, inside = read_cif_records(path)
         chosen = check_first_location(path, records)
     else:
         records, chosen = choose_locations(read_records(path))
         inside, ends = missing_residues(records, WATER)
-        missing = [f"{names} {where}" for names, where in inside]
         sequences = records.sequences
-        if ends:
-            tell("sequence", f"residues of SEQRES without atoms at chain ends are left out: {_places(ends)}")
     if records.models > 1:
         tell("models", f"{records.models} in the file; the first is taken")
     if chosen:
@@ -92,7 +91,7 @@ def read_structure(path: Path | str, tell: Tell) -> Structure:
     positions = np.array(file.getPositions(asNumpy=True).value_in_unit(unit.nanometer), dtype=np.float64)
     _check_elements(path, topology)
     _leave_box(topology, tell)
-    return Structure(path, topology, positions, sequences, tuple(missing))
+    return Structure(path, topology, positions, sequences, tuple(inside), tuple(ends))
 
 
 def select(structure: Structure, *, keep_only: Sequence[str], remove_solvent: bool, tell: Tell) -> Structure:
@@ -123,6 +122,14 @@ def select(structure: Structure, *, keep_only: Sequence[str], remove_solvent: bo
             )
         tell("left out", found)
         leave += solvent
+    names = {residue.chain.id for residue in set(kept) - set(solvent)}
+    gaps, ends = (
+        tuple(item for item in found if item[0] in names) for found in (structure.gaps, structure.ends)
+    )
+    if ends:
+        places = listed(where for _, where in ends)
+        tell("sequence", f"residues of SEQRES without atoms at chain ends are left out: {places}")
+    structure = replace(structure, gaps=gaps)
     if not leave:
         return structure
     if gone := [residue for residue in leave if residue not in every]:
@@ -132,7 +139,6 @@ def select(structure: Structure, *, keep_only: Sequence[str], remove_solvent: bo
     positions = np.array(modeller.positions.value_in_unit(unit.nanometer), dtype=np.float64)
     if not len(positions):
         raise SystemDefinitionError(f"{structure.path}: nothing is left of it")
-    names = {chain.id for chain in modeller.topology.chains()}
     sequences = {chain: names_of for chain, names_of in structure.sequences.items() if chain in names}
     return replace(structure, topology=modeller.topology, positions=positions, sequences=sequences)
 
@@ -176,10 +182,6 @@ def _leave_box(topology: "app.Topology", tell: Tell) -> None:
         tell("unit cell", f"{box} nm in the file is left out: the molecule is alone in space")
 
 
-def _places(missing: Sequence[tuple[str, str]]) -> str:
-    return listed(f"{names} {where}" for names, where in missing)
-
-
 def check_complete(structure: Structure) -> None:
     """Refuse a structure whose chains lack residues.
 
@@ -188,7 +190,8 @@ def check_complete(structure: Structure) -> None:
     """
     if structure.gaps:
         raise SystemDefinitionError(
-            f"{structure.path}: residues are missing inside a chain: {listed(structure.gaps)}; build them "
+            f"{structure.path}: residues are missing inside a chain: "
+            f"{listed(where for _, where in structure.gaps)}; build them "
             "with --add-heavy-atoms (PDBFixer, from SEQRES) or another program, or take one side of the "
             "gap as the molecule"
         )

@@ -67,7 +67,7 @@ def check_templates(path: Path, force_field: "app.ForceField", topology: "app.To
     fits = [_nearest(force_field, topology, residue) for residue in unmatched]
     _refuse_unknown(path, fits)
     if bare := [fit for fit in fits if fit.hydrogens and not fit.heavy and not fit.extra]:
-        names = listed(f"{residue_label(fit.residue)} lacks {', '.join(fit.hydrogens)}" for fit in bare)
+        names = listed((f"{residue_label(fit.residue)} lacks {', '.join(fit.hydrogens)}" for fit in bare), 4)
         raise SystemDefinitionError(f"{path}: hydrogens are missing: {names}; add them with --add-hydrogens")
     fit = fits[0]
     differences = [
