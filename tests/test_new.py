@@ -419,7 +419,7 @@ def test_forms_that_are_unusual_are_told(mirrored: bool) -> None:
     topology = peptide("ALA", "GLY")
     x = peptide_structure(topology) * np.array([1, 1, -1 if mirrored else 1])
     at = {(atom.residue.index, atom.name): atom.index for atom in topology.atoms()}
-    carbons = [(0, "CH3"), (1, "CA"), (2, "CA"), (3, "C")]
+    carbons = [(0, "CH3"), (1, "CA"), (2, "CA"), (3, "CH3")]
     for (first, before), (second, after) in itertools.pairwise(carbons):
         omega = (at[first, before], at[first, "C"], at[second, "N"], at[second, after])
         x = set_torsion(x, bond_pairs(topology), omega, np.pi)
