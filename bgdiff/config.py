@@ -11,6 +11,7 @@ from bgdiff.random import derive_seed
 __all__ = [
     "METHODS",
     "PRESETS",
+    "CoordinatesConfig",
     "CorrectionConfig",
     "LadderConfig",
     "Method",
@@ -74,6 +75,13 @@ class NetworkConfig(_Settings):
     """Of the dense network: highest angular multiple m in the features cos(m z), sin(m z) of a periodic
     axis."""
     particles: ParticleNetworkConfig = ParticleNetworkConfig()
+
+
+class CoordinatesConfig(_Settings):
+    """How a molecule's internal coordinates are whitened; other coordinates have nothing to choose."""
+
+    conditional: bool = False
+    """Take off first what the periodic torsions say about the mean of bonds, angles and stiff torsions."""
 
 
 class LadderConfig(_Settings):
@@ -235,6 +243,7 @@ class RunConfig(_Settings):
     preset: str = "standard"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "cpu"
+    coordinates: CoordinatesConfig = CoordinatesConfig()
     network: NetworkConfig = NetworkConfig()
     ladder: LadderConfig = LadderConfig()
     training: TrainingConfig = TrainingConfig()

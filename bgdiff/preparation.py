@@ -48,8 +48,11 @@ class Prepared:
         return len(self.training.z) + len(self.held_out.z) + self.relabelled
 
 
-def fit_coordinates(system: "System", x: Tensor) -> Coordinates:
-    """The system's coordinate map, fitted to conformations x ``(n, N, D)``.
+def fit_coordinates(system: "System", x: Tensor, *, conditional: bool = False) -> Coordinates:
+    """The system's coordinate map, fitted to conformations x ``(n, N, D)``, in order of time.
+
+    Args:
+        conditional: of internal coordinates, see :meth:`bgdiff.coordinates.InternalCoordinates.fit`.
 
     Raises:
         DataError: too few frames, a coordinate that does not vary, or an angle that is straight.
@@ -59,7 +62,7 @@ def fit_coordinates(system: "System", x: Tensor) -> Coordinates:
         topology = system.topology
         assert topology is not None  # only molecules may ask for internal coordinates
         names = [f"{atom} (atom {atom.index})" for atom in topology.atoms]
-        return InternalCoordinates.fit(molecular_zmatrix(topology), x, names=names)
+        return InternalCoordinates.fit(molecular_zmatrix(topology), x, conditional=conditional, names=names)
     if system.spec.coordinates == "mean_free":
         return MeanFreeCoordinates.fit(x)
     return WhitenedCoordinates.fit(x)
@@ -96,7 +99,7 @@ def prepare(system: "System", data: "Dataset", config: RunConfig, *, progress: P
         DataError: the data set is too small or has impossible frames.
     """
     training, held_out = data.split(config.training.held_out, config.seed)
-    coordinates = fit_coordinates(system, training.x)
+    coordinates = fit_coordinates(system, training.x, conditional=config.coordinates.conditional)
     latent = LatentTarget(system.target, coordinates)
     total = len(training.x) + len(held_out.x)
 

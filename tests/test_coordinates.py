@@ -13,6 +13,7 @@ from torch.autograd.functional import jacobian as jacobian_of
 from bgdiff.coordinates import (
     Coordinates,
     InternalCoordinates,
+    LatentTarget,
     ZMatrix,
     ZMatrixMap,
     coordinates_from_state,
@@ -139,6 +140,19 @@ def test_latents_of_the_data(alanine: InternalCoordinates, data: Tensor) -> None
     assert torch.allclose(real.mean(0), torch.zeros(55, dtype=torch.float64), atol=1e-9)
     assert torch.allclose(torch.cov(real.T), torch.eye(55, dtype=torch.float64), atol=1e-7)
     assert ((z[:, periodic] >= -math.pi) & (z[:, periodic] < math.pi)).all()
+
+
+def test_conditional_latents_are_closer_to_a_gaussian(
+    system: System, alanine: InternalCoordinates, data: Tensor
+) -> None:
+    """The mean squared scores of real axes, 1 for a Gaussian: their excess is less than half as large."""
+    conditional = fit_coordinates(system, data, conditional=True)
+    excess = []
+    for coordinates in (alanine, conditional):
+        z = coordinates.to_z(data[::2])[0]
+        score = LatentTarget(system.target, coordinates).log_density_and_score(z)[1][:, :55]
+        excess.append(float((score.square().mean(0) - 1).sum()))
+    assert 0 < excess[1] < 0.5 * excess[0]
 
 
 def test_internals_equal_mdtraj(alanine: InternalCoordinates, system: System, data: Tensor) -> None:
