@@ -30,8 +30,8 @@ class Lengths:
 def simulation_lengths(n_atoms: int, n_starts: int, *, batched: bool, implicit: bool) -> Lengths:
     """Chains of plain MD that give 50 000 frames in about seven minutes of one core, or as many as they can.
 
-    Molecules of more than 42 atoms get more minutes, in proportion, and fewer frames.
-    A minimum of ten frames for each coordinate is kept whatever it takes. Rungs of parallel tempering grow as
+    Molecules of more than 42 atoms get more minutes, in proportion, and fewer frames, but never fewer than
+    twenty for each coordinate, whatever they take. Rungs of parallel tempering grow as
     the square root of the number of atoms, as fluctuations of the energy do: five for 22 atoms, to 650 K.
     """
     solvent = "implicit" if implicit else "vacuum"

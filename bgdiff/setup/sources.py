@@ -66,8 +66,7 @@ class FromStructure:
         structure = read_structure(path, tell)
         structure = select(structure, keep_only=self.keep_only, remove_solvent=self.remove_solvent, tell=tell)
         force_field = load_force_field(self.force_field)
-        check_bonds_later = self.add_heavy_atoms and bool(structure.gaps)
-        if not check_bonds_later:
+        if not (self.add_heavy_atoms and structure.gaps):  # PDBFixer is to fill them first
             check_complete(structure)
             check_bonds(path, structure.topology, structure.positions)
         if self.add_heavy_atoms:
