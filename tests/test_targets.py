@@ -136,6 +136,10 @@ def test_systems_without_a_density_on_all_coordinates_are_refused():
     periodic.addForce(force)
     with pytest.raises(SystemDefinitionError, match="periodic"):
         OpenMMTarget(periodic, 300.0)
+    pressed = free_particle()
+    pressed.addForce(openmm.MonteCarloBarostat(1.0, 300.0))
+    with pytest.raises(SystemDefinitionError, match=r"barostat \(MonteCarloBarostat\); remove it"):
+        OpenMMTarget(pressed, 300.0)
 
 
 # Computed once with 10⁶-point trapezoids; F_right - F_left = -ln(p_right / p_left).
