@@ -290,7 +290,9 @@ def _count_atoms(path: Path) -> int | None:
     import mdtraj
 
     try:
-        with mdtraj.open(str(path)) as stream:
+        with _quiet_stdout():
+            stream = mdtraj.open(str(path))
+        with stream:
             content = stream.read(n_frames=1)
         return int((content[0] if isinstance(content, tuple) else content).shape[1])
     except Exception:  # only to improve a message
