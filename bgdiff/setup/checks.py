@@ -14,7 +14,6 @@ from bgdiff.setup.molecule import (
     Tell,
     atom_label,
     bond_pairs,
-    heavy_atoms,
     listed,
     residue_label,
 )
@@ -144,13 +143,15 @@ def _tell_strain(molecule: Molecule, tell: Tell) -> None:
 
 def _check_coordinates(molecule: Molecule, source: str, tell: Tell) -> None:
     """Internal coordinates must exist, and give the structure back."""
+    import mdtraj
     import torch
 
-    from bgdiff.coordinates import ZMatrix, ZMatrixMap
+    from bgdiff.coordinates import ZMatrixMap
+    from bgdiff.preparation import molecular_zmatrix
 
     topology = molecule.topology
     try:
-        zmatrix = ZMatrix.from_bonds(topology.getNumAtoms(), bond_pairs(topology), heavy_atoms(topology))
+        zmatrix = molecular_zmatrix(mdtraj.Topology.from_openmm(topology))
     except SystemDefinitionError as error:
         raise SystemDefinitionError(f"{source}: {error}") from error
     x = torch.from_numpy(molecule.positions)[None]

@@ -17,7 +17,6 @@ __all__ = [
     "Tell",
     "atom_label",
     "bond_pairs",
-    "heavy_atoms",
     "listed",
     "residue_label",
     "silent",
@@ -64,11 +63,6 @@ def atom_label(atom: "app.topology.Atom") -> str:
 def bond_pairs(topology: "app.Topology") -> list[tuple[int, int]]:
     """Pairs of atom indices."""
     return [(bond.atom1.index, bond.atom2.index) for bond in topology.bonds()]
-
-
-def heavy_atoms(topology: "app.Topology") -> list[bool]:
-    """Which atoms are not hydrogen."""
-    return [atom.element is None or atom.element.symbol != "H" for atom in topology.atoms()]
 
 
 def listed(items: Iterable[str], limit: int = 5) -> str:
