@@ -90,11 +90,10 @@ def _row(size: "_Size", rates: dict[str, Rate], rungs: int) -> Row:
         row[f"{quantity} / s"] = took(job) * (1 if job == "training" else 1000 * rungs)
     for job in ("training", "score"):
         quantity, scale = _QUANTITIES[job], 1 if job == "training" else 1000 * rungs
-        row[f"{quantity}, products of its layers / s"] = took(f"{job} layers") * scale
-        row[f"{quantity}, times its layers' products"] = took(job) / took(f"{job} layers")
-        row[f"{quantity}, times all products"] = took(job) / took(f"{job} products")
+        row[f"{quantity}, products of its layers / s"] = took(f"{job} products") * scale
+        row[f"{quantity}, times its layers' products"] = took(job) / took(f"{job} products")
         row[f"{quantity}, layers' products / GFLOP/s"] = (
-            flops(size.layers[job]) / size.works[job][1] / took(f"{job} layers") / 1e9
+            flops(size.products[job]) / size.works[job][1] / took(f"{job} products") / 1e9
         )
     row["pairs over isotropic reverse steps"] = took("pairs") / took("isotropic")
     row["median over best time of a training step"] = (
@@ -109,8 +108,8 @@ class _Size:
 
     Args:
         works: by name, a function and how much it does: steps of training, or one rung of one walk.
-        products: by the same names, all matrix products of one call.
-        layers: the same without sums over pairs, which are products with matrices of zeros and ones.
+        products: by the same names, all matrix products of one call, which are those of the layers: on a
+            CPU sums over pairs are none.
     """
 
     name: str
@@ -118,7 +117,6 @@ class _Size:
     ladder: Ladder
     works: dict[str, tuple[Callable[[], object], float]]
     products: dict[str, list[Product]]
-    layers: dict[str, list[Product]]
 
     @classmethod
     def of(cls, system: System, trained: Ladder, seed: int) -> "_Size":
@@ -147,19 +145,13 @@ class _Size:
             "pairs": (lambda: steps(ladder), many),
         }
         products = {job: matrix_products(works[job][0]) for job in ("training", "score")}
-        incidence = {particles, particles * (particles - 1) // 2}
-        layers = {
-            job: [one for one in found if not any(set(m[-2:]) == incidence for m in one.factors)]
-            for job, found in products.items()
-        }
-        return cls(system.name, particles, ladder, works, products, layers)
+        return cls(system.name, particles, ladder, works, products)
 
     def jobs(self) -> dict[str, tuple[Callable[[], object], float]]:
-        """What is timed: the work, its matrix products, and those of its layers alone."""
+        """What is timed: the work, and its matrix products alone."""
         jobs = dict(self.works)
-        for name in self.products:
-            jobs[f"{name} products"] = (bare(self.products[name]), self.works[name][1])
-            jobs[f"{name} layers"] = (bare(self.layers[name]), self.works[name][1])
+        for name, products in self.products.items():
+            jobs[f"{name} products"] = (bare(products), self.works[name][1])
         return jobs
 
 

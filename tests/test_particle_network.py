@@ -269,7 +269,7 @@ def test_networks_saved_before_functions_were_orthonormal_keep_their_energy() ->
     """Such a description does not name the choice; the weights then are those of the Gaussians themselves."""
     network = trained()
     description = network.describe()
-    del description["shape"]["conditioned"]
+    del description["orthonormal"]
     old = network_from_description(description).double()
     old.load_state_dict(network.state_dict())
     assert isinstance(network, ParticleNetwork)

@@ -27,8 +27,6 @@ class ParticleShape:
     width: int = 64
     depth: int = 2
     embedding: int = 64
-    conditioned: bool = True
-    """Learn the pair potential in nearly orthonormal functions; networks saved earlier do not."""
 
 
 class ParticleNetwork(Network):
@@ -60,6 +58,7 @@ class ParticleNetwork(Network):
         types: int64 ``(N,)``, the same number for particles that may be exchanged.
         scale: length of one unit of z, that of the coordinates.
         sigma_min, sigma_max: noise of the lowest and of the top rung.
+        orthonormal: learn φ in the orthonormal sums.
     """
 
     kind = "particles"
@@ -76,9 +75,12 @@ class ParticleNetwork(Network):
         sigma_min: float,
         sigma_max: float,
         shape: ParticleShape,
+        *,
+        orthonormal: bool = True,
     ) -> None:
         super().__init__()
         n, dim = self.event_shape = event_shape
+        self.orthonormal = orthonormal
         self.scale, self.shape = scale, shape
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.register_buffer("types", types.clone())
@@ -86,7 +88,7 @@ class ParticleNetwork(Network):
         self.pairs = PairGeometry(event_shape, shape.radial, shape.reach)
         self._sizes = (1, shape.scalars, shape.vectors, shape.tensors, shape.messages)
         channels, width, embedding = sum(self._sizes), shape.width, shape.embedding
-        condition = self.pairs.orthonormal() if shape.conditioned else torch.eye(shape.radial)
+        condition = self.pairs.orthonormal() if orthonormal else torch.eye(shape.radial)
         self.register_buffer("_condition", condition, persistent=False)
         self.embed = nn.Sequential(
             nn.Linear(N_NOISE_FEATURES, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
@@ -280,6 +282,7 @@ class ParticleNetwork(Network):
             "sigma_min": self.sigma_min,
             "sigma_max": self.sigma_max,
             "shape": asdict(self.shape),
+            "orthonormal": self.orthonormal,
         }
 
     @classmethod
@@ -291,7 +294,8 @@ class ParticleNetwork(Network):
             description["scale"],
             description["sigma_min"],
             description["sigma_max"],
-            ParticleShape(**{"conditioned": False, **description["shape"]}),
+            ParticleShape(**description["shape"]),
+            orthonormal=description.get("orthonormal", False),  # the first networks had none of them
         )
 
 
