@@ -30,7 +30,7 @@ def systems() -> dict[str, System]:
     return {name: load_system(name) for name in PEPTIDES}
 
 
-@pytest.fixture(scope="module", params=["tri_alanine", "tetra_alanine"])
+@pytest.fixture(scope="module", params=ALANINES)
 def shipped(request: pytest.FixtureRequest, systems: dict[str, System]) -> tuple[System, Dataset]:
     system = systems[request.param]
     return system, system.load_data()
