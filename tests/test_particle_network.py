@@ -256,6 +256,24 @@ def test_highest_core_goes_on_rising() -> None:
     torch.testing.assert_close(own_score, score, rtol=1e-4, atol=1e-4 * float(score.abs().max()))
 
 
+def test_core_beyond_its_bound_is_the_parabola_of_the_same_slope_and_curvature() -> None:
+    """e² (1 + v + ½ v²) with v = k (r_2 - r), from the distance r_2 at which the exponential has reached e²."""
+    network = trained()
+    assert isinstance(network, ParticleNetwork)
+    noise = network.embed(noise_features(level(0.3), SIGMA_MIN, SIGMA_MAX))
+    height, steepness = network.core(noise)[0].detach()
+    steepness = 4 + 5 * steepness
+    bound = 1 + (height - 4 - 2) / steepness
+    distance = (bound + torch.linspace(-2.0, 1.0, 61, dtype=torch.float64) / steepness.abs())[None]
+    v = steepness * (bound - distance)
+    below = torch.exp(2 + v)
+    expected = torch.where(v > 0, math.exp(2) * (1 + v + 0.5 * v**2), below)
+    value, slope = network._core(distance, noise)
+    torch.testing.assert_close(value, expected)
+    by_difference = (value[0, 2:] - value[0, :-2]) / (distance[0, 2:] - distance[0, :-2])
+    torch.testing.assert_close(slope[0, 1:-1], by_difference, rtol=2e-3, atol=2e-3)
+
+
 def test_description_round_trip() -> None:
     network = trained()
     again = network_from_description(network.describe()).double()
