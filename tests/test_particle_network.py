@@ -257,7 +257,7 @@ def test_highest_core_goes_on_rising() -> None:
 
 
 def test_core_beyond_its_bound_is_the_parabola_of_the_same_slope_and_curvature() -> None:
-    """e² (1 + v + ½ v²) with v = k (r_2 - r), from the distance r_2 at which the exponential has reached e²."""
+    """e² (1 + v + ½ v²), v = k (r_2 - r), below the distance r_2 where the exponential has reached e²."""
     network = trained()
     assert isinstance(network, ParticleNetwork)
     noise = network.embed(noise_features(level(0.3), SIGMA_MIN, SIGMA_MAX))
