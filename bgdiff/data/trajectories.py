@@ -22,6 +22,7 @@ __all__ = [
     "check_exists",
     "file_unit",
     "names_atoms",
+    "quiet_stdout",
     "read_array",
     "read_frames",
     "read_topology",
@@ -165,7 +166,7 @@ def file_unit(path: Path) -> str:
 def _read_dcd(path: Path, topology: Any, atoms: Sequence[int] | None) -> Frames:
     import mdtraj
 
-    with _quiet_stdout():
+    with quiet_stdout():
         stream = mdtraj.formats.DCDTrajectoryFile(str(path))
     with stream:
         x, lengths, angles = stream.read(atom_indices=atoms)
@@ -290,7 +291,7 @@ def _count_atoms(path: Path) -> int | None:
     import mdtraj
 
     try:
-        with _quiet_stdout():
+        with quiet_stdout():
             stream = mdtraj.open(str(path))
         with stream:
             content = stream.read(n_frames=1)
@@ -314,7 +315,7 @@ def check_exists(path: Path) -> None:
 
 
 @contextmanager
-def _quiet_stdout() -> Iterator[None]:
+def quiet_stdout() -> Iterator[None]:
     """Drop what C code prints: mdtraj's DCD reader announces every file on standard output."""
     try:
         libc = ctypes.CDLL(None)
