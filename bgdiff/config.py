@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from bgdiff.config_types import Count, Positive, Settings
 from bgdiff.errors import ConfigError
 from bgdiff.random import derive_seed
+from bgdiff.training_config import DEFAULT_OBJECTIVES, TrainingConfig
 
 __all__ = [
+    "DEFAULT_OBJECTIVES",
     "METHODS",
     "PRESETS",
     "CoordinatesConfig",
@@ -26,18 +29,12 @@ __all__ = [
     "parse_config",
 ]
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 Method = Literal["is", "smc", "imh", "replica-exchange"]
 METHODS: tuple[Method, ...] = get_args(Method)
 """Of correction; see :class:`CorrectionConfig`."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ParticleNetworkConfig(_Settings):
+class ParticleNetworkConfig(Settings):
     """Size of the network of particles; see :class:`bgdiff.models.ParticleShape`."""
 
     radial: Annotated[int, Field(ge=2, le=1024)] = 32
@@ -60,7 +57,7 @@ class ParticleNetworkConfig(_Settings):
     """Width of the network that gives all functions of distances at every noise level."""
 
 
-class NetworkConfig(_Settings):
+class NetworkConfig(Settings):
     """Kind and size of the energy network."""
 
     kind: Literal["auto", "dense", "particles"] = "auto"
@@ -77,14 +74,14 @@ class NetworkConfig(_Settings):
     particles: ParticleNetworkConfig = ParticleNetworkConfig()
 
 
-class CoordinatesConfig(_Settings):
+class CoordinatesConfig(Settings):
     """How a molecule's internal coordinates are whitened; other coordinates have nothing to choose."""
 
     conditional: bool = False
     """Take off first what the periodic torsions say about the mean of bonds, angles and stiff torsions."""
 
 
-class LadderConfig(_Settings):
+class LadderConfig(Settings):
     """Noise levels, in units of the whitened latents."""
 
     sigma_min: Positive = 0.02
@@ -109,65 +106,19 @@ class LadderConfig(_Settings):
         return self
 
 
-class TrainingConfig(_Settings):
-    """How the rungs are fitted."""
-
-    steps: Count = 5000
-    batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 512
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
-    warm_up: Annotated[int, Field(ge=0)] = 200
-    """Steps over which the learning rate rises linearly; then it falls to 0 along a cosine."""
-    gradient_clip: Positive = 1.0
-    """Largest norm of the network's gradient."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay per step of the running mean of the weights, which is what is used afterwards."""
-    forces: bool = True
-    """Use the target's forces at the data points (mixed score identity); right only if the data were
-    drawn from the target's own energy and temperature, though basins may be in wrong proportion."""
-    classification: Literal["bi_level", "multi_level", "jensen_shannon", "forward_kl"] | None = "bi_level"
-    """Variant of DiffCLF; null trains by score matching alone."""
-    classification_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
-    """Of DiffCLF against the score term, which is a mean over the axes. Larger weights drown the scores in
-    the classification's sampling noise, smaller ones leave the basins' weights to chance for longer."""
-    n_levels: Annotated[int, Field(ge=2, le=64)] = 2
-    """Rungs that are told apart in one group of points."""
-    reach: Positive = 3.0
-    """Largest statistical (Fisher-Rao) length between two rungs in one group: where they overlap well."""
-    with_target: bool = False
-    """Also tell rung 0, with the target's own energy, from the noisy rungs: ties the normalisers to the
-    target's log Z. Only for data whose basins are in the right proportion."""
-    relabel_hydrogens: bool = True
-    """Give the three equal hydrogens of every CH3 or NH3+ new labels at random, frame by frame, as turns of
-    the group by thirds would: short simulations seldom hold its three positions in equal numbers."""
-    held_out: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
-    """Fraction of the data kept from training, for diagnostics and the forward effective sample size."""
-    log_every: Count = 50
-    evaluate_every: Count = 500
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 20.0
-    """Wall-clock time between checkpoints: what a kill can cost."""
-
-    @model_validator(mode="after")
-    def _groups(self) -> "TrainingConfig":
-        if self.with_target and self.classification == "forward_kl":
-            raise ValueError(
-                "with_target does not go with classification forward_kl, whose loss is infinite at a "
-                "geometry that the target forbids; choose bi_level, multi_level or jensen_shannon"
-            )
-        if self.batch_size < self.n_levels:
-            raise ValueError(f"batch_size ({self.batch_size}) is below n_levels ({self.n_levels})")
-        return self
-
-
-class RoundsConfig(_Settings):
+class RoundsConfig(Settings):
     """Self-correcting training: correct samples of the model, train further on them, repeat."""
 
     n_rounds: Annotated[int, Field(ge=0, le=100)] = 0
     """How often; 0 trains on the data alone."""
+    method: Literal["is", "smc"] = "is"
+    """How a round draws: independent walks, or populations as the settings of ``correction`` say. The latter
+    cost more each, and are worth it where weights of walks are poor, as they are for larger molecules."""
     n_samples: Annotated[int, Field(ge=100, le=100_000_000)] = 40_000
-    """Walks that are drawn and corrected in each round; a target energy each. What they say about free
-    energies enters the results too."""
+    """Walks or particles that are drawn and corrected in each round. What they say about free energies
+    enters the results too."""
     n_rungs: Annotated[int, Field(ge=2, le=100_000)] = 100
-    """Rungs of those walks: fewer than for the final samples, since more walks are worth more here."""
+    """Rungs on their way: fewer than for the final samples, since more of them are worth more here."""
     steps: Count = 3000
     """Of training in each round, from the weights of the round before."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.5e-3
@@ -180,7 +131,7 @@ class RoundsConfig(_Settings):
     population it costs effective samples."""
 
 
-class SamplingConfig(_Settings):
+class SamplingConfig(Settings):
     """What is drawn from the trained ladder."""
 
     n_samples: Annotated[int, Field(ge=1, le=1_000_000_000)] = 20_000
@@ -190,7 +141,7 @@ class SamplingConfig(_Settings):
     """Held-out frames that are walked up the ladder, for the forward effective sample size."""
 
 
-class CorrectionConfig(_Settings):
+class CorrectionConfig(Settings):
     """How samples are corrected to the exact target."""
 
     method: Method = "is"
@@ -237,7 +188,7 @@ class CorrectionConfig(_Settings):
     """Of ``imh`` with local moves and of ``replica-exchange``: rounds of the pilot that tunes steps."""
 
 
-class RunConfig(_Settings):
+class RunConfig(Settings):
     """Everything that decides a run's result, apart from the system."""
 
     preset: str = "standard"
@@ -316,7 +267,7 @@ def make_config(
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
-    content: dict[str, Any] = {}
+    content: dict[str, Any] = {"training": {"objectives": DEFAULT_OBJECTIVES}}
     for layer in (PRESETS[preset], (recommended or {}).get(preset, {}), overrides or {}):
         content = _merged(content, layer)
     return parse_config({**content, "preset": preset, "seed": seed, "device": device})

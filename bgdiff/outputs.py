@@ -188,7 +188,7 @@ def _weights(log_weight: NDArray[np.float64]) -> NDArray[np.float64]:
 def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) -> "Results":
     """Results from the arrays that :func:`write_ensemble` and :func:`save_held_out` wrote."""
     from bgdiff.analysis.summarise import summarise
-    from bgdiff.rounds import earlier_rounds
+    from bgdiff.round_samples import earlier_rounds
 
     proposal, data = load_arrays(run.file("proposal.npz")), load_arrays(run.file("data.npz"))
     held_out = load_held_out(run)
@@ -230,7 +230,7 @@ def summarise_run(run: "Run", program_version: str, versions: dict[str, str]) ->
         energy=proposal["energy"],
         walk_log_weight=walks.get("log_weight"),
         timings=run.timings,
-        earlier=[(one.log_weight, one.observables) for one in rounds],
+        earlier=[(one.log_weight, one.observables, one.family) for one in rounds],
         seconds=_seconds(run, correction.method),
         versions=versions,
         held_out=_observables(held_out) if has_held_out else None,

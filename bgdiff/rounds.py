@@ -1,32 +1,31 @@
 """Self-correcting training: a generator's own samples, corrected, become its next training data.
 
 A model that was trained on data in the wrong proportions draws in the wrong proportions, and every correction
-pays for that. But the weights say what the proportions should have been. So each round draws walks,
-weights them with the target, resamples them by their weights into a data set of (nearly) independent
-conformations in the right proportions, with energies and forces known already, and trains further on it.
-The weights of all rounds enter the final estimates: each is exact by itself, whatever its model had learned.
+pays for that. But the weights say what the proportions should have been. So each round draws walks, or
+populations by sequential Monte Carlo, weights them with the target, resamples them by their weights into a
+data set of (nearly) independent conformations in the right proportions, with energies and forces known
+already, and trains further on it. The weights of all rounds enter the final estimates: each is exact by
+itself, whatever its model had learned.
 """
 
 import json
 import logging
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from bgdiff.chunk_files import chunk_is_good, load_walks, save_chunk
+from bgdiff.analysis.weights import ess_kish
 from bgdiff.coordinates import LatentTarget
 from bgdiff.errors import CorrectionError
+from bgdiff.free_energy.importance import family_log_weights
 from bgdiff.generator import BoltzmannGenerator, finish, make_trainer
 from bgdiff.io import (
     atomic_path,
     load_tensors,
     make_directory,
-    read_json,
     save_tensors,
     write_json,
     write_text,
@@ -34,27 +33,19 @@ from bgdiff.io import (
 from bgdiff.ladder.densities import TargetDensity
 from bgdiff.ladder.moves import AdaptiveMove, adapt_step, apply_moves, mala, move_scale
 from bgdiff.ladder.resampling import effective_size, systematic
-from bgdiff.parallel import for_each_chunk
 from bgdiff.preparation import Prepared, basin_index, prepare
 from bgdiff.progress import Progress
 from bgdiff.random import generator_for
-from bgdiff.sources import Columns
+from bgdiff.round_samples import PROPOSAL, RECORD, draw_round, round_draws, round_files
 from bgdiff.training_data import TrainingData
 
 if TYPE_CHECKING:
     from bgdiff.run import Run, Stages
 
-__all__ = [
-    "EarlierRound",
-    "earlier_rounds",
-    "round_log_weight",
-    "round_walks",
-    "tempering_power",
-    "train_rounds",
-]
+__all__ = ["round_log_weight", "tempering_power", "train_rounds"]
 
 _LOG = logging.getLogger(__name__)
-_RECORD, _PROPOSAL, _CORRECTED = "round.json", "proposal.npz", "corrected.safetensors"
+_CORRECTED = "corrected.safetensors"
 _MOVE_ROUNDS = 12
 _RARE = 0.02  # of the training frames
 _LEAST_EFFECTIVE = 0.05  # of the walks; weights that keep less are tempered
@@ -119,36 +110,12 @@ def _corrected(run: "Run", prepared: Prepared, index: int, stages: "Stages", pre
         generator = BoltzmannGenerator.load(
             run.trained_generator(index - 1), run.system, device=run.config.device
         )
-        with stages(f"{prefix}sample") as progress:
-            _draw(run, generator, index, progress)
+        draw_round(run, generator, index, stages)
         with stages(f"{prefix}correct") as progress:
             _correct(run, prepared, generator, index, progress)
     tensors, _ = load_tensors(folder / _CORRECTED)
     score = tensors["score"] if run.config.training.forces else None
     return TrainingData(tensors["z"], tensors["log_density"], score, tensors["basin"])
-
-
-def round_walks(run: "Run", index: int) -> list[tuple[Path, int]]:
-    """File and number of walks of every chunk of a round."""
-    total, size = run.config.rounds.n_samples, run.config.sampling.chunk
-    folder = run.training_folder(index) / "samples"
-    return [
-        (folder / f"chunk-{chunk:05d}.safetensors", min(size, total - start))
-        for chunk, start in enumerate(range(0, total, size))
-    ]
-
-
-def _draw(run: "Run", generator: BoltzmannGenerator, index: int, progress: Progress) -> None:
-    """Draw the walks that are missing."""
-    chunks, seed = round_walks(run, index), run.config.of_round(index).seed
-    make_directory(chunks[0][0].parent)
-
-    def walk(chunk: int, report: Progress) -> None:
-        file, n = chunks[chunk]
-        save_chunk(file, generator.walk(chunk, n, seed=seed, progress=report))
-
-    missing = [(chunk, n) for chunk, (file, n) in enumerate(chunks) if not chunk_is_good(file, n)]
-    for_each_chunk(walk, missing, progress, "walks", device=run.config.device)
 
 
 def _correct(
@@ -161,20 +128,23 @@ def _correct(
     """Weight the walks, keep what they say, and resample them into training data."""
     system, settings, folder = run.system, run.config.rounds, run.training_folder(index)
     latent = LatentTarget(system.target, generator.coordinates)
-    parts, files = [], round_walks(run, index)
-    for done, (file, _) in enumerate(files):
-        paths = load_walks(file)
-        z = paths.z.cpu()
+    parts, families, n_chunks, evaluations = [], [], len(round_files(run, index)), 0
+    for done, draws in enumerate(round_draws(run, index)):
+        paths, z = draws.paths, draws.paths.z.cpu()
         log_density, score = latent.log_density_and_score(z)
         x, _ = generator.coordinates.to_x(z)
         log_weight = log_density + paths.log_ratio.cpu()
         log_weight = torch.where(torch.isfinite(log_weight), log_weight, -torch.inf)
         parts.append((z, log_density, score, basin_index(system, x), log_weight))
-        progress(done + 1, len(files))
+        families += [] if draws.family is None else [draws.family]
+        evaluations += len(z) + draws.target_evaluations
+        progress(done + 1, n_chunks)
     z, log_density, score, basin, log_weight = (torch.cat(column) for column in zip(*parts, strict=True))
+    family = torch.cat(families).numpy() if families else None
+    what = "walks" if family is None else "particles"
     if not bool(torch.isfinite(log_weight).any()):
         raise CorrectionError(
-            f"round {index}, rung 0 (the target): all {len(z)} walks have weight zero, so there is nothing "
+            f"round {index}, rung 0 (the target): all {len(z)} {what} have weight zero, so there is nothing "
             "to train on; train longer, or check that the data and the energy belong to the same system"
         )
     power = tempering_power(log_weight, _LEAST_EFFECTIVE)
@@ -187,21 +157,21 @@ def _correct(
     stream = generator_for(run.config.of_round(index).seed, "resample")
     chosen = systematic(round_log_weight(power * log_weight, basin, settings.least_share), stream)
     data = TrainingData(z[chosen], log_density[chosen], score[chosen], basin[chosen])
-    evaluations = len(z)
     if settings.moves:
         data, spent = _moved(generator, latent, data, settings.moves, stream)
         evaluations += spent
     _warn_of_empty_basins(run, prepared, basin, log_weight, index)
-    with atomic_path(folder / _PROPOSAL) as temporary:
-        np.savez(temporary, allow_pickle=False, log_weight=log_weight.numpy())
+    stored = {"log_weight": log_weight.numpy()} | ({} if family is None else {"family": family})
+    with atomic_path(folder / PROPOSAL) as temporary:
+        np.savez(temporary, allow_pickle=False, **stored)
     record = {
         "n_samples": len(z),
-        "effective_fraction": effective_size(log_weight) / len(z),
+        "effective_fraction": ess_kish(family_log_weights(stored["log_weight"], family)),
         "power": power,
         "distinct": len(chosen.unique()),
         "target_evaluations": evaluations,
     }
-    write_json(folder / _RECORD, record)
+    write_json(folder / RECORD, record)
     assert data.score is not None
     save_tensors(
         folder / _CORRECTED,
@@ -303,43 +273,3 @@ def _warn_of_empty_basins(
             len(here),
             100 * float(weight[here].sum()),
         )
-
-
-@dataclass(frozen=True)
-class EarlierRound:
-    """What the walks of a finished round say about the target.
-
-    Args:
-        log_weight: exact log weights ``(n,)``.
-        observables: of the same walks, each ``(n,)``.
-        target_evaluations: what the round cost.
-        power: that the weights were raised to before they made training data; 1 unless they were poor.
-    """
-
-    log_weight: NDArray[np.float64]
-    observables: dict[str, NDArray[np.float64]]
-    target_evaluations: int
-    power: float
-
-    @classmethod
-    def load(cls, run: "Run", index: int) -> "EarlierRound":
-        """Read round ``index`` ≥ 1. Observables are computed anew: the system's may have changed since.
-
-        Raises:
-            CheckpointError: files of the round are missing or damaged.
-        """
-        from bgdiff.outputs import load_arrays
-
-        folder = run.training_folder(index)
-        log_weight = load_arrays(folder / _PROPOSAL)["log_weight"]
-        record = read_json(folder / _RECORD)
-        coordinates = BoltzmannGenerator.load(run.trained_generator(index - 1), run.system).coordinates
-        columns = Columns()
-        for file, _ in round_walks(run, index):
-            columns.add(run.system.observables(coordinates.to_x(load_walks(file).z)[0]))
-        return cls(log_weight, columns.joined(), int(record["target_evaluations"]), float(record["power"]))
-
-
-def earlier_rounds(run: "Run") -> list[EarlierRound]:
-    """The rounds of a run, in order; none if it was trained on its data alone."""
-    return [EarlierRound.load(run, index) for index in range(1, run.config.rounds.n_rounds + 1)]

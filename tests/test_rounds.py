@@ -15,9 +15,12 @@ from test_run import Stop, same_results
 from bgdiff.analysis.results import read_results
 from bgdiff.analysis.verdict import Level, verdict
 from bgdiff.errors import CheckpointError
+from bgdiff.free_energies.samples import RunSamples
+from bgdiff.free_energy.importance import free_energy_difference
 from bgdiff.ladder.resampling import effective_size
 from bgdiff.outputs import load_arrays
-from bgdiff.rounds import EarlierRound, earlier_rounds, round_log_weight, tempering_power
+from bgdiff.round_samples import EarlierRound, earlier_rounds
+from bgdiff.rounds import round_log_weight, tempering_power
 from bgdiff.run import Run, resume_run, run_all, stage_reweight, start_run
 from bgdiff.systems import load_system
 
@@ -109,6 +112,42 @@ def test_a_well_without_data_is_not_claimed(tmp_path: Path, caplog: pytest.LogCa
     assert any(sentence.startswith("Basin right: none of the 4") for sentence in sentences)
 
 
+POPULATIONS: dict[str, Any] = {
+    "rounds": {"n_rounds": 1, "method": "smc", "n_samples": 3000, "n_rungs": 20, "steps": 400},
+    "sampling": {"n_samples": 3000, "chunk": 1500, "n_held_out": 100},
+    "correction": {"threshold": 0.95, "bridge_places": 3, "pilot_particles": 50},
+}
+
+
+def test_rounds_of_populations_put_proportions_right(tmp_path: Path) -> None:
+    data = wells(tmp_path, 4000, 4000)
+    path = start_run("double_well", tmp_path / "run", seed=1, overrides=SMALL | POPULATIONS, data=data)
+    run_all(path)
+    run = Run(path)
+    (earlier,) = earlier_rounds(run)
+    assert earlier.family is not None
+    assert 1500 < earlier.family.max() < 3000  # of the second population, numbered after the first
+    assert (
+        len(np.unique(earlier.family)) < 3900
+    )  # particles were resampled, and their copies are counted as such
+    left, right = earlier.observables["x"] < 0, earlier.observables["x"] > 0
+    estimate = free_energy_difference(earlier.log_weight, left, right, family=earlier.family)
+    assert abs(estimate.value - DELTA_F) < 4 * estimate.std_error
+    share = shares_of_the_right_well(path)[-1]
+    assert abs(math.log(share / (1 - share)) + DELTA_F) < 0.5
+    results = read_results(path / "results.json")
+    (difference,) = results.free_energy_differences
+    assert abs(difference.value - DELTA_F) < 4 * difference.std_error
+    assert difference.std_error < estimate.std_error  # pooled with the final walks
+    record = json.loads((path / "rounds/01/round.json").read_text())
+    assert record["effective_fraction"] < effective_size(torch.from_numpy(earlier.log_weight)) / 3000
+    # each particle: the end of the bridge, two places with a move, and once more to weigh it
+    assert record["target_evaluations"] > 3000 * 4
+    pool = RunSamples(run).rounds[0]
+    assert pool.family is not None
+    assert sum(len(part) for part in pool.parts) == 3000
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = start_run("double_well", tmp_path_factory.mktemp("rounds") / "whole", seed=3, overrides=TINY)
@@ -137,6 +176,18 @@ def test_interrupted_rounds_resume_to_the_same_bits(
     resume_run(path)
     run_all(path)
     same_results(whole, path)
+
+
+@pytest.mark.parametrize(("stage", "count"), [("round 1: tune moves", 3), ("round 1: sample", 12)])
+def test_interrupted_populations_resume_to_the_same_bits(tmp_path: Path, stage: str, count: int) -> None:
+    rounds = {**TINY["rounds"], "n_rounds": 1, "method": "smc"}
+    overrides = TINY | {"rounds": rounds, "correction": {"pilot_particles": 16, "bridge_places": 1}}
+    runs = [start_run("double_well", tmp_path / name, seed=3, overrides=overrides) for name in "ab"]
+    run_all(runs[0])
+    with pytest.raises(KeyboardInterrupt):
+        run_all(runs[1], Stop(stage, count).stage)
+    run_all(runs[1])
+    same_results(*runs)
 
 
 def test_rounds_are_counted_and_recorded(whole: Path) -> None:

@@ -39,6 +39,8 @@ _NO_LOG_Z = "replica exchange samples the target without its normaliser; is, smc
 
 Observables = Mapping[str, NDArray[np.float64]]
 Masks = Mapping[str, NDArray[np.bool_]]
+EarlierSamples = tuple[ArrayLike, Observables, ArrayLike | None]
+"""Log weights, observables and numbers of families (None for independent walks) of a set of samples."""
 
 
 def summarise(
@@ -62,7 +64,7 @@ def summarise(
     chains: ChainRecord | None = None,
     energy: ArrayLike | None = None,
     walk_log_weight: ArrayLike | None = None,
-    earlier: Sequence[tuple[ArrayLike, Observables]] = (),
+    earlier: Sequence[EarlierSamples] = (),
     seconds: float | None = None,
     warnings: Sequence[str] = (),
 ) -> Results:
@@ -81,7 +83,7 @@ def summarise(
         chains: what is known about the chains, if the samples are draws of chains, round by round.
         energy: (n,) reduced energies of the draws, by which chains are judged too.
         walk_log_weight: log weights of the walks that chains took as proposals; they give log Z.
-        earlier: log weights and observables of walks that were corrected before, in rounds of training. Free
+        earlier: what was drawn and corrected before, in rounds of training. Free
             energies and populations pool them with the samples, unless those are draws of chains; what
             describes the samples themselves, such as the effective fraction, leaves them out.
         seconds: what the samples took, training included.
@@ -101,7 +103,7 @@ def summarise(
     if chains is None:
         sets: PooledSets | None = _pooled(weights, family, earlier)
         estimator = PooledSamples(sets) if earlier and sets else WeightedSamples(weights, family)
-        in_estimate = _joined([in_proposal, *(_masks(system, seen) for _, seen in earlier)])
+        in_estimate = _joined([in_proposal, *(_masks(system, seen) for _, seen, _ in earlier)])
         diagnosed: ArrayLike | None = family_log_weights(weights, family)
         health: dict[str, Any] = {}
     else:
@@ -250,9 +252,11 @@ def _n_states(energy: NDArray[np.float64], n_chains: int) -> int:
 def _pooled(
     log_weight: NDArray[np.float64],
     family: ArrayLike | None,
-    earlier: Sequence[tuple[ArrayLike, Observables]],
+    earlier: Sequence[EarlierSamples],
 ) -> PooledSets:
-    return PooledSets([WeightedSet(log_weight, family), *(WeightedSet(weights) for weights, _ in earlier)])
+    return PooledSets(
+        [WeightedSet(log_weight, family), *(WeightedSet(weights, theirs) for weights, _, theirs in earlier)]
+    )
 
 
 def _joined(masks: Sequence[Masks]) -> Masks:

@@ -20,7 +20,7 @@ from bgdiff.io import atomic_path, make_directory, read_json
 from bgdiff.outputs import load_arrays, load_held_out
 from bgdiff.progress import Progress
 from bgdiff.random import derive_seed, generator_for
-from bgdiff.rounds import EarlierRound, round_walks
+from bgdiff.round_samples import EarlierRound, round_files, round_kind
 from bgdiff.sources import Correction
 
 if TYPE_CHECKING:
@@ -169,14 +169,14 @@ class RunSamples:
 
     @cached_property
     def rounds(self) -> list[SampleSet]:
-        """Walks of earlier rounds of training, each from a ladder of its own."""
+        """Walks or populations of earlier rounds of training, each from a ladder of its own."""
         found = []
         for index in range(1, self.run.config.rounds.n_rounds + 1):
             earlier = EarlierRound.load(self.run, index)
             before = BoltzmannGenerator.load(self.run.trained_generator(index - 1), self.run.system)
-            files = [file for file, _ in round_walks(self.run, index)]
-            parts = Parts(files, "walks")
-            found.append(SampleSet(f"round {index}", earlier.log_weight, parts, before.coordinates))
+            parts = Parts([file for file, _ in round_files(self.run, index)], round_kind(self.run))
+            weights, family = earlier.log_weight, earlier.family
+            found.append(SampleSet(f"round {index}", weights, parts, before.coordinates, family=family))
         return found
 
     def up(self, frames: int | None, progress: Progress) -> UpWalks:
