@@ -30,11 +30,11 @@ def measure(quick: bool, seed: int, folder: Path, console: Console) -> list[Row]
     """One row per objective."""
     progress = StageProgress(console)
     rows = []
-    for name, classification in (("score and DiffCLF", "bi_level"), ("score alone", None)):
+    for name, objectives in (("score and DiffCLF", {}), ("score alone", {"bi_level": 0})):
         path = folder / name.replace(" ", "_")
         if not (path / "run.json").is_file():
             overrides = {**(_QUICK if quick else {})}
-            overrides["training"] = {**overrides.get("training", {}), "classification": classification}
+            overrides["training"] = {**overrides.get("training", {}), "objectives": objectives}
             preset = "quick" if quick else "standard"
             start_run(_SYSTEM, path, preset=preset, seed=seed, overrides=overrides)
         rows.append({"objective": name, **basin_error(run_all(path, progress.stage)), **headline(path)})

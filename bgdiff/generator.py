@@ -331,7 +331,7 @@ def finish(
     n_pilot, model = settings.pilot_samples, trainer.average
     particles, periodic = isinstance(model, ParticleModel), bool(trainer.periodic.any())
     rungs = len(sigma) - 1
-    classified = trainer.settings.classification is not None and settings.normaliser_samples > 0
+    classified = trainer.settings.learns_normalisers and settings.normaliser_samples > 0
     before_pilot = rungs * (1 + (periodic or particles))
     total = before_pilot + rungs * (bool(n_pilot) + classified)
 

@@ -34,7 +34,7 @@ def check_run(run: "Run", generator: "BoltzmannGenerator", progress: Progress = 
     Raises:
         CheckpointError: a file of the run is damaged.
     """
-    if run.config.training.classification is None or not run.config.ladder.normaliser_samples:
+    if not run.config.training.learns_normalisers or not run.config.ladder.normaliser_samples:
         return None
     digest = hashlib.sha256(run.generator_file.read_bytes()).hexdigest()
     stored = _stored(run)

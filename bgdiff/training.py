@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from bgdiff.errors import CheckpointError, DataError
 from bgdiff.io import load_tensors, save_tensors
 from bgdiff.ladder.kernels import Prior
 from bgdiff.ladder.levels import noise_levels, overlap_windows, rung_spacing
-from bgdiff.models import ParticleModel, make_network, mean_of_equal_axes
-from bgdiff.objectives.mixing import PairMixing
+from bgdiff.models import EnergyModel, make_network, mean_of_equal_axes
+from bgdiff.objectives.base import Objective, Problem, Setup
+from bgdiff.objectives.batches import Batch, draw_batch
+from bgdiff.objectives.registry import make_objective
 from bgdiff.objectives.score import curvature
-from bgdiff.objectives.total import draw_batch, ladder_loss
 from bgdiff.progress import Progress, silent
 from bgdiff.random import derive_seed, generator_for
 from bgdiff.training_data import TrainingData
+from bgdiff.training_formats import FORMAT, upgraded
 
 __all__ = ["Trainer"]
 
@@ -34,8 +36,9 @@ _EVALUATION_POINTS = 2048
 class Trainer:
     """Fits an energy network and the rungs' normalisers; can stop and go on at any step.
 
-    Every step draws its noise from a generator of its own, derived from (seed, step). A trainer
-    restored from a checkpoint therefore does exactly what the uninterrupted one would have done.
+    The loss is the weighted sum of the settings' objectives. Every step draws its noise from a generator of
+    its own, derived from (seed, step). A trainer restored from a checkpoint therefore does exactly what the
+    uninterrupted one would have done.
 
     Args:
         data, held_out: latents to train on and to watch.
@@ -93,22 +96,32 @@ class Trainer:
                 gauss = Prior(0.0, self.periodic).log_prob(self.data.z)
                 self.increments[0] = (gauss - self.data.log_density).mean()
         self.average_increments = self.increments.detach().clone()
-        self.mixing: PairMixing | None = None
-        if data.score is not None and isinstance(self.model, ParticleModel):
-            self.mixing = PairMixing(
-                self.model.event_shape, float(self.width[0]), ladder.sigma_min, ladder.sigma_max
-            ).to(self.device)
+        self.objectives = self._objectives()
         # The normalisers move by many kT while the network moves by a fraction of one: ten times the rate.
         groups: list[dict[str, Any]] = [
             {"params": list(self.model.parameters())},
             {"params": [self.increments]},
-            {"params": [] if self.mixing is None else list(self.mixing.parameters())},
+            {"params": [p for term in self.objectives.values() for p in term.parameters()]},
         ]
         self.optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.step_count = 0
         self.history: list[dict[str, float]] = []
-        self._since_log: list[tuple[float, float, float]] = []
+        self._since_log: list[list[float]] = []
         self.elapsed = 0.0
+
+    def _objectives(self) -> dict[str, Objective]:
+        """The terms of the loss; each starts from random numbers of its own."""
+        settings, terms = self.settings, {}
+        for name in settings.objectives:
+            setup = Setup(
+                self.model, self.sigma, self.width, self.data.z, self.data.score, settings.batch_size,
+                generator_for(self.config.seed, "objective", name, device=self.device),
+            )  # fmt: skip
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(self.config.seed, "initialise", name))
+                terms[name] = make_objective(name, setup, settings.objective_options.get(name))
+            terms[name].to(self.device)
+        return terms
 
     def step(self) -> None:
         """One step of the optimiser."""
@@ -122,23 +135,23 @@ class Trainer:
         rate = self._learning_rate()
         for group, factor in zip(self.optimiser.param_groups, (1, 10, 1), strict=True):
             group["lr"] = factor * rate
-        terms = ladder_loss(
-            self.model, _normalisers(self.increments), self.sigma, self.width, batch,
-            classification=settings.classification, target_log_density=self._target(), mixing=self.mixing,
-        )  # fmt: skip
-        loss = terms.score + settings.classification_weight * terms.classification
+        problem = self._problem(self.model, self.increments, batch, generator, self._target())
+        terms = {name: term.loss(problem) for name, term in self.objectives.items()}
+        loss = _weighted(terms, settings.objectives)
         self.optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
         self.optimiser.step()
         self.step_count += 1
         self._update_average()
-        self._since_log.append((terms.score.item(), terms.classification.item(), norm.item()))
-        if not math.isfinite(self._since_log[-1][0]):
+        losses = [value.item() for value in terms.values()]
+        if not all(map(math.isfinite, losses)):
+            name = next(name for name, value in zip(terms, losses, strict=True) if not math.isfinite(value))
             raise DataError(
-                f"training diverged at step {self.step_count} (score loss is not finite); lower "
+                f"training diverged at step {self.step_count} (the loss {name} is not finite); lower "
                 "training.learning_rate or look for broken frames in the data set"
             )
+        self._since_log.append([*losses, norm.item()])
         last = self.step_count == settings.steps
         if (
             last
@@ -176,8 +189,9 @@ class Trainer:
             "increments": self.increments.detach(),
             "average_increments": self.average_increments,
         }
-        if self.mixing is not None:
-            tensors |= {f"mixing.{name}": value for name, value in self.mixing.state_dict().items()}
+        for term, objective in self.objectives.items():
+            stored = objective.state_dict()
+            tensors |= {f"objectives.{term}.{name}": value for name, value in stored.items()}
         state = self.optimiser.state_dict()["state"]
         for index, entry in state.items():
             tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in entry.items()}
@@ -197,7 +211,7 @@ class Trainer:
         Raises:
             CheckpointError: the file is damaged, or belongs to other settings.
         """
-        tensors, metadata = load_tensors(path)
+        tensors, metadata = upgraded(*load_tensors(path))
         if metadata.get("kind") != "training" or metadata.get("fingerprint") != self._fingerprint():
             raise CheckpointError(f"{path}: belongs to a training with other settings or data")
         self.model.load_state_dict(_under(tensors, "model."))
@@ -205,8 +219,8 @@ class Trainer:
         with torch.no_grad():
             self.increments.copy_(tensors["increments"])
             self.average_increments.copy_(tensors["average_increments"])
-        if self.mixing is not None:
-            self.mixing.load_state_dict(_under(tensors, "mixing."))
+        for name, objective in self.objectives.items():
+            objective.load_state_dict(_under(tensors, f"objectives.{name}."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _under(tensors, "optimiser.").items():
             index, field = name.split(".", 1)
@@ -215,7 +229,7 @@ class Trainer:
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
         self.step_count, self.elapsed = int(metadata["step"]), float(metadata["elapsed"])
         self.history = list(metadata["history"])
-        self._since_log = [(float(a), float(b), float(c)) for a, b, c in metadata["since_log"]]
+        self._since_log = [[float(value) for value in row] for row in metadata["since_log"]]
 
     def warm_start(self, path: Path) -> None:
         """Begin with the averaged weights of another training of the same network, as :meth:`save` wrote it.
@@ -223,7 +237,7 @@ class Trainer:
         Raises:
             CheckpointError: the file is damaged, or its network or rungs are others.
         """
-        tensors, metadata = load_tensors(path)
+        tensors, metadata = upgraded(*load_tensors(path))
         theirs, ours = metadata.get("fingerprint", {}), self._fingerprint()
         same = all(theirs.get(key) == ours[key] for key in ("kind", "network", "ladder"))
         if metadata.get("kind") != "training" or not same:
@@ -231,8 +245,10 @@ class Trainer:
         weights = _under(tensors, "average.")
         self.model.load_state_dict(weights)
         self.average.load_state_dict(weights)
-        if self.mixing is not None:
-            self.mixing.load_state_dict(_under(tensors, "mixing."))
+        for name, objective in self.objectives.items():
+            stored = _under(tensors, f"objectives.{name}.")
+            if stored:  # it may have been trained by other objectives
+                objective.load_state_dict(stored)
         with torch.no_grad():
             self.increments.copy_(tensors["average_increments"])
             self.average_increments.copy_(tensors["average_increments"])
@@ -246,7 +262,7 @@ class Trainer:
         """Held-out losses of the averaged weights, and the spread of their energy error.
 
         ``held_out_energy_sd`` is the standard deviation in kT, within basins, of the learned against the
-        true log density at the lowest rung; ``held_out_score`` and ``held_out_diffclf`` are the losses.
+        true log density at the lowest rung; ``held_out_NAME`` is the loss of each objective.
         """
         held = self.held_out
         generator = generator_for(self.config.seed, "evaluate", device=self.device)
@@ -254,11 +270,12 @@ class Trainer:
             held.z, held.score, held.log_density, self.sigma, self.periodic, self.windows, self.spacing,
             _EVALUATION_POINTS // self.settings.n_levels, self.settings.n_levels, generator,
         )  # fmt: skip
-        terms = ladder_loss(
-            self.average, _normalisers(self.average_increments), self.sigma, self.width, batch,
-            classification=self.settings.classification or "bi_level", mixing=self.mixing, create_graph=False,
-        )  # fmt: skip
-        result = {"held_out_score": terms.score.item(), "held_out_diffclf": terms.classification.item()}
+        problem = self._problem(self.average, self.average_increments, batch, generator, create_graph=False)
+        result = {}
+        for name, objective in self.objectives.items():
+            objective.eval()
+            result[f"held_out_{name}"] = objective.loss(problem).item()
+            objective.train()
         index = torch.arange(0, len(held.z), max(1, len(held.z) // _EVALUATION_POINTS), device=self.device)
         with torch.no_grad():
             learned = self.average.log_density(held.z[index], self.sigma[1:2]).to(torch.float64)
@@ -266,6 +283,20 @@ class Trainer:
         if bool(torch.isfinite(error).all()):
             result["held_out_energy_sd"] = _spread_within(error, held.basin[index])
         return result
+
+    def _problem(
+        self,
+        model: EnergyModel,
+        increments: Tensor,
+        batch: Batch,
+        generator: torch.Generator,
+        target: Callable[[Tensor], Tensor] | None = None,
+        *,
+        create_graph: bool = True,
+    ) -> Problem:
+        return Problem(
+            model, _normalisers(increments), self.sigma, self.width, batch, generator, target, create_graph
+        )
 
     def _learning_rate(self) -> float:
         warm = min(1.0, (self.step_count + 1) / max(1, self.settings.warm_up))
@@ -291,16 +322,14 @@ class Trainer:
         torch._foreach_lerp_(averages, [current.detach() for current in currents], 1 - decay)
 
     def _log(self, rate: float, *, evaluate: bool) -> None:
-        score, classification, norm = (
-            sum(column) / len(column) for column in zip(*self._since_log, strict=True)
-        )
+        *losses, norm = (sum(column) / len(column) for column in zip(*self._since_log, strict=True))
         self._since_log = []
+        terms = dict(zip(self.objectives, losses, strict=True))
         record = {
             "step": self.step_count,
             "elapsed": self.elapsed,
-            "loss": score + self.settings.classification_weight * classification,
-            "score": score,
-            "diffclf": classification,
+            "loss": _weighted(terms, self.settings.objectives),
+            **terms,
             "lr": rate,
             "grad_norm": norm,
         }
@@ -310,9 +339,11 @@ class Trainer:
         _LOG.info("step %d: %s", self.step_count, {k: round(v, 4) for k, v in record.items() if k != "step"})
 
     def _status(self) -> str:
-        evaluated = next((record for record in reversed(self.history) if "held_out_score" in record), None)
+        evaluated = next(
+            (record for record in reversed(self.history) if "held_out_energy_sd" in record), None
+        )
         parts = [f"loss {self.history[-1]['loss']:.3f}"] if self.history else []
-        if evaluated and "held_out_energy_sd" in evaluated:
+        if evaluated:
             parts.append(f"held-out energy error {evaluated['held_out_energy_sd']:.2f} kT")
         return ", ".join(parts)
 
@@ -320,7 +351,7 @@ class Trainer:
         """What a checkpoint must share with a trainer to be taken up by it."""
         config = self.config.model_dump(mode="json")
         return {
-            "format": 5,
+            "format": FORMAT,
             "seed": self.config.seed,
             "kind": self.model.kind,
             **{section: config[section] for section in ("network", "training")},
@@ -332,6 +363,11 @@ class Trainer:
 def _normalisers(increments: Tensor) -> Tensor:
     """f_k = Σ_{j ≥ k} of the increments ``(K,)``, and f_K = 0: ``(K+1,)``."""
     return torch.cat([increments.flip(0).cumsum(0).flip(0), torch.zeros_like(increments[:1])])
+
+
+def _weighted(terms: Mapping[str, Any], weights: Mapping[str, float]) -> Any:
+    """Σ weight · term, of tensors or numbers."""
+    return sum(weights[name] * value for name, value in terms.items())
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Settings: presets are valid, bad values are named."""
 
+import re
+
 import pytest
 
 from bgdiff.config import PRESETS, make_config, parse_config
@@ -26,10 +28,20 @@ def test_overrides_change_only_what_they_name() -> None:
         ({"training": {"steps": 0}}, "training.steps"),
         ({"training": {"learning_rate": 50.0}}, "training.learning_rate"),
         ({"training": {"held_out": 1.5}}, "training.held_out"),
-        ({"training": {"classification": "nonsense"}}, "training.classification"),
+        ({"training": {"objectives": {"nonsense": 1}}}, "training.objectives: unknown objective 'nonsense'"),
+        ({"training": {"objectives": {"bi_level": -1}}}, "training.objectives: the weight of bi_level"),
+        ({"training": {"objectives": {"bi_level": float("inf")}}}, "the weight of bi_level must be positive"),
+        ({"training": {"objectives": {"bi_level": "much"}}}, "training.objectives.bi_level"),
+        ({"training": {"objectives": {"bi_level": 0, "mixed_score": None}}}, "no term trains the energy"),
+        ({"training": {"objective_options": {"nonsense": {}}}}, "objective_options: unknown objective"),
+        ({"training": {"objective_options": {"bi_level": {"size": 1}}}}, "bi_level.size: no such option"),
+        (
+            {"training": {"with_target": True, "objectives": {"bi_level": 0}}},
+            "with_target needs an objective",
+        ),
         ({"training": {"batch_size": 2, "n_levels": 3}}, "batch_size"),
         ({"training": {"n_levels": 5}, "ladder": {"n_training_rungs": 4}}, "n_levels"),
-        ({"training": {"with_target": True, "classification": "forward_kl"}}, "forward_kl"),
+        ({"training": {"with_target": True, "objectives": {"forward_kl": 1}}}, "forward_kl"),
         ({"training": {"stepz": 5}}, "training.stepz"),
         ({"ladder": {"sigma_min": 5.0, "sigma_max": 1.0}}, "sigma_min"),
         ({"ladder": {"sigma_min": float("nan")}}, "ladder.sigma_min"),
@@ -45,8 +57,42 @@ def test_overrides_change_only_what_they_name() -> None:
     ],
 )
 def test_absurd_settings_are_refused_by_name(overrides: dict[str, dict[str, object]], named: str) -> None:
-    with pytest.raises(ConfigError, match=named.replace(".", r"\.")):
+    with pytest.raises(ConfigError, match=re.escape(named)):
         make_config("quick", overrides=overrides)
+
+
+def test_single_objectives_are_added_and_left_out() -> None:
+    def terms(**objectives: float | None) -> dict[str, float]:
+        return make_config("quick", overrides={"training": {"objectives": objectives}}).training.objectives
+
+    assert terms() == {"mixed_score": 1.0, "bi_level": 0.1}
+    assert terms(bi_level=0) == {"mixed_score": 1.0}
+    assert terms(bi_level=None, multi_level=0.5) == {"mixed_score": 1.0, "multi_level": 0.5}
+    # the order in which terms are computed is that of the registry
+    assert list(terms(denoising_score=1)) == ["mixed_score", "denoising_score", "bi_level"]
+
+
+@pytest.mark.parametrize(
+    ("former", "objectives"),
+    [
+        ({"classification": None}, {"mixed_score": 1.0}),
+        ({"classification": "bi_level", "classification_weight": 0.1}, {"mixed_score": 1.0, "bi_level": 0.1}),
+        ({"classification": "multi_level"}, {"mixed_score": 1.0, "multi_level": 0.1}),
+        ({"classification_weight": 1.0}, {"mixed_score": 1.0, "bi_level": 1.0}),
+        ({"classification_weight": 0.0}, {"mixed_score": 1.0}),
+    ],
+)
+def test_fields_of_earlier_versions_are_understood(
+    former: dict[str, object], objectives: dict[str, float]
+) -> None:
+    """In stored runs, which hold every field, and where a system or the command line changes some."""
+    assert make_config("quick", overrides={"training": former}).training.objectives == objectives
+    stored = make_config("quick").model_dump(mode="json")
+    del stored["training"]["objectives"], stored["training"]["objective_options"]
+    stored["training"] |= former
+    read = parse_config(stored)
+    assert read.training.objectives == objectives
+    assert parse_config(read.model_dump(mode="json")) == read
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:

@@ -12,15 +12,15 @@ from torch import Tensor
 from bgdiff.free_energy.quiet import pymbar, quietly
 from bgdiff.ladder.levels import noise_levels, overlap_windows, rung_spacing
 from bgdiff.models import log_density_and_score
+from bgdiff.objectives.batches import Batch, choose_rungs, draw_batch
 from bgdiff.objectives.diffclf import (
     LOSSES,
     bi_level,
-    choose_rungs,
+    classification_logits,
     forward_kl,
     jensen_shannon,
     multi_level,
 )
-from bgdiff.objectives.total import Batch, classification_logits, draw_batch
 
 Loss = Callable[[Tensor], Tensor]
 

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 from checks import assert_mean, level, mixture, seeded
+from problems import objective, problem
 from torch import Tensor, nn
 
 from bgdiff.ladder.levels import noise_levels, overlap_windows, rung_spacing
 from bgdiff.models import EnergyModel, GaussianModel, log_density_and_score
+from bgdiff.objectives.batches import Batch, draw_batch
 from bgdiff.objectives.diffclf import LOSSES
 from bgdiff.objectives.score import conditional_score, curvature, mixed_score, weighted_score_loss
-from bgdiff.objectives.total import Batch, draw_batch, ladder_loss
 
 N = 100_000
 TORUS = GaussianModel(
@@ -171,6 +172,15 @@ class Bent(nn.Module):
         return TORUS.log_density(z, sigma) + bend @ self.theta
 
 
+def losses(model: Bent, batch: Batch, *names: str, offsets: Tensor | None = None) -> list[Tensor]:
+    """Each objective's loss; with the target as rung 0 if the batch has points there."""
+    clean = bool((batch.rungs == 0).any())
+    target = (lambda z: TORUS.log_density(z, level(0.0))) if clean else None
+    step = problem(model, batch, SIGMA, WIDTH, offsets=offsets, target=target)
+    data = batch.z[:, 0]
+    return [objective(name, model, SIGMA, WIDTH, data).loss(step) for name in names]
+
+
 def loss_gradients(name: str | None, *, scores: bool, lowest: int) -> Tensor:
     """Gradients of both terms at the truth, of many small batches: ``(batches, 2 * 4 + rungs)``."""
     rows = []
@@ -179,13 +189,13 @@ def loss_gradients(name: str | None, *, scores: bool, lowest: int) -> Tensor:
     for seed in range(300):
         model, offsets = Bent(), torch.zeros(RUNGS + 1, dtype=torch.float64, requires_grad=True)
         batch = torus_batch(1000 + seed, groups=60, lowest=lowest, scores=scores, reach=reach)
-        terms = ladder_loss(
-            model, offsets, SIGMA, WIDTH, batch, classification=name,
-            target_log_density=(lambda z: TORUS.log_density(z, level(0.0))) if lowest == 0 else None,
-        )  # fmt: skip
-        row = [torch.autograd.grad(terms.score, model.theta, retain_graph=True)[0]]
-        if name is not None:
-            row += torch.autograd.grad(terms.classification, [model.theta, offsets])
+        if name is None:
+            (score,) = losses(model, batch, "mixed_score", offsets=offsets)
+            row = [torch.autograd.grad(score, model.theta)[0]]
+        else:
+            score, other = losses(model, batch, "mixed_score", name, offsets=offsets)
+            row = [torch.autograd.grad(score, model.theta, retain_graph=True)[0]]
+            row += torch.autograd.grad(other, [model.theta, offsets])
         rows.append(torch.cat(row))
     return torch.stack(rows)
 
@@ -209,24 +219,12 @@ def test_the_truth_is_stationary(name: str | None, scores: bool, lowest: int) ->
 
 def test_spoiling_the_ladder_raises_the_loss() -> None:
     batch = torus_batch(70, groups=2000)
-    losses = []
-    for bend in ([0.0] * 4, [0.5, 0.3, 0.4, -0.2]):
-        model = Bent()
-        with torch.no_grad():
-            model.theta.copy_(torch.tensor(bend))
-        losses.append(
-            ladder_loss(
-                model,
-                torch.zeros(RUNGS + 1),
-                SIGMA,
-                WIDTH,
-                batch,
-                classification="bi_level",
-                create_graph=False,
-            )
-        )
-    assert losses[1].score > losses[0].score
-    assert losses[1].classification > losses[0].classification
+    names = ("mixed_score", "denoising_score", "bi_level")
+    right, spoilt = Bent(), Bent()
+    with torch.no_grad():
+        spoilt.theta.copy_(torch.tensor([0.5, 0.3, 0.4, -0.2]))
+    for before, after in zip(losses(right, batch, *names), losses(spoilt, batch, *names), strict=True):
+        assert after > before
 
 
 def test_clean_points_have_no_part_in_score_matching() -> None:
@@ -235,17 +233,34 @@ def test_clean_points_have_no_part_in_score_matching() -> None:
     assert (batch.rungs == 0).any()
     assert batch.data_score is not None
     model = Bent()
-    terms = ladder_loss(model, torch.zeros(RUNGS + 1), SIGMA, WIDTH, batch, classification=None)
-    total, count = 0.0, 0
+    mixed, denoising = losses(model, batch, "mixed_score", "denoising_score")
+    totals, count = [0.0, 0.0], 0
     for g in range(120):
         for a in range(3):
             if batch.rungs[g, a] == 0:
                 continue
             sigma = level(SIGMA[batch.rungs[g, a]])
             conditional = conditional_score(batch.displacement[g, a][None], sigma, TORUS.periodic)
-            target, weight = mixed_score(conditional, batch.data_score[g, a][None], sigma, WIDTH)
             score = log_density_and_score(model, batch.z[g, a][None], sigma)[1]
-            total += float((weight * (score - target) ** 2).sum())
+            for index, known in enumerate((batch.data_score[g, a][None], None)):
+                target, weight = mixed_score(conditional, known, sigma, WIDTH)
+                totals[index] += float((weight * (score - target) ** 2).sum())
             count += 3
-    assert terms.score.item() == pytest.approx(total / count, rel=1e-9)
-    assert float(terms.classification) == 0.0
+    assert mixed.item() == pytest.approx(totals[0] / count, rel=1e-9)
+    assert denoising.item() == pytest.approx(totals[1] / count, rel=1e-9)
+
+
+def test_values_at_the_points_are_shared_and_no_dearer_than_asked_for() -> None:
+    """Energies without scores where no term needs scores; the same numbers once one does."""
+    batch, model = torus_batch(90, groups=20), Bent()
+    step = problem(model, batch, SIGMA, WIDTH)
+    alone = step.own_log_density()
+    assert step.own_log_density() is alone
+    value, score = step.own()
+    assert step.own_log_density() is value is step.own()[0]
+    torch.testing.assert_close(value, alone)
+    expected = log_density_and_score(model, batch.z.reshape(-1, 3), SIGMA[batch.rungs].reshape(-1))
+    torch.testing.assert_close((value.detach(), score.detach()), expected)
+    looked_at = problem(model, batch, SIGMA, WIDTH, create_graph=False)
+    assert not looked_at.own_log_density().requires_grad
+    assert not looked_at.own()[1].requires_grad

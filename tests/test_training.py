@@ -93,7 +93,7 @@ SHARE = 0.9
 
 @pytest.mark.parametrize("seed", [0, 1, 3])
 def test_classification_teaches_the_weights_of_the_modes(seed: int) -> None:
-    trainer = make_trainer(small(1200, seed=seed, reach=3.0, classification_weight=1.0), share=SHARE)
+    trainer = make_trainer(small(1200, seed=seed, reach=3.0, objectives={"bi_level": 1.0}), share=SHARE)
     trainer.run()
     assert abs(gap(trainer)) < 0.15
 
@@ -102,7 +102,7 @@ def test_score_matching_alone_is_blind_to_the_weights_of_the_modes() -> None:
     """The reason for DiffCLF: what the gap becomes is left to chance."""
     gaps = []
     for seed in (0, 3):
-        trainer = make_trainer(small(700, seed=seed, classification=None), share=SHARE)
+        trainer = make_trainer(small(700, seed=seed, objectives={"bi_level": 0}), share=SHARE)
         trainer.run()
         gaps.append(abs(gap(trainer)))
     assert max(gaps) > 0.5

@@ -212,7 +212,7 @@ class RungStudy:
         """Learned f of the states, by a spline in ln σ over the rungs of training; None if not learned."""
         from scipy.interpolate import CubicSpline
 
-        if self._run.config.training.classification is None:
+        if not self._run.config.training.learns_normalisers:
             return None
         f = self._generator.normalisers.cpu().numpy()
         sigma, wanted = self._generator.training_sigma.cpu().numpy(), self.samples.sigma.cpu().numpy()

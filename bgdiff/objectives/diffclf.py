@@ -14,7 +14,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softplus
 
-__all__ = ["LOSSES", "bi_level", "choose_rungs", "forward_kl", "jensen_shannon", "multi_level"]
+from bgdiff.models.base import EnergyModel
+from bgdiff.objectives.base import Objective, Problem
+from bgdiff.objectives.batches import Batch
+
+__all__ = [
+    "LOSSES",
+    "BiLevel",
+    "ForwardKL",
+    "JensenShannon",
+    "MultiLevel",
+    "bi_level",
+    "classification_logits",
+    "forward_kl",
+    "jensen_shannon",
+    "multi_level",
+]
 
 
 def bi_level(logits: Tensor) -> Tensor:
@@ -56,38 +71,83 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "jensen_shannon": jensen_shannon,
     "forward_kl": forward_kl,
 }
-"""The variants by the name used in a configuration."""
+"""The variants by name."""
 
 
-def choose_rungs(
-    windows: Tensor, spacing: Tensor, n_groups: int, n_levels: int, lowest: int, generator: torch.Generator
+def classification_logits(
+    model: EnergyModel,
+    offsets: Tensor,
+    sigma: Tensor,
+    batch: Batch,
+    own: Tensor,
+    target_log_density: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Draw ``n_levels`` distinct rungs for each group: one at random, the others from its window.
-
-    Only rungs that overlap tell each other apart with signal, but the farther they are apart the larger
-    the difference that shows. The others are therefore drawn evenly in statistical length, not by index:
-    most rungs of a log-uniform ladder crowd at its low end, where they are all but the same density.
+    """ℓ_b(z_a) = log p̃(z_a, σ_b) + f_b for all points and rungs of each group, ``(G, n, n)``.
 
     Args:
-        windows: int64 ``(K+1, 2)``, first and last rung of each rung's window.
-        spacing: ``(K+1,)``, each rung's share of the ladder's statistical length, not negative.
-        lowest: 0 or 1, the lowest rung that may be drawn.
-
-    Returns:
-        int64 ``(n_groups, n_levels)`` of rungs in [lowest, K].
+        offsets: f ``(K+1,)``.
+        own: log p̃(z_a, σ_a) ``(G, n)``, already known from the score term; entries of rung 0 are not
+            used.
+        target_log_density: the known log density of rung 0 (unnormalised), needed if the batch has
+            points of rung 0; it is called only on the noised points that share a group with one.
     """
-    device = generator.device
-    rungs = torch.arange(len(windows), device=device)
-    centre = torch.randint(lowest, len(windows), (n_groups, 1), generator=generator, device=device)
-    first, last = windows[centre[:, 0]].clamp_min(lowest).T[..., None]
-    # The first arrivals of exponential clocks whose rates are the weights: draws without replacement.
-    rate = spacing.to(device, torch.float64)
-    rate = rate.clamp_min(1e-9 * float(rate.max()))  # a rung may share its place with another
-    arrival = torch.empty(n_groups, len(windows), dtype=torch.float64, device=device)
-    arrival = arrival.exponential_(generator=generator) / rate
-    arrival = arrival.masked_fill((rungs < first) | (rungs > last) | (rungs == centre), torch.inf)
-    others = arrival.topk(n_levels - 1, -1, largest=False).indices
-    return torch.cat([centre, others], -1)
+    z, rungs = batch.z, batch.rungs
+    groups, n, d = z.shape
+    point, rung = (~torch.eye(n, dtype=torch.bool, device=z.device)).nonzero(as_tuple=True)
+    other_rungs = rungs[:, rung]
+    logits = torch.zeros(groups, n, n, dtype=own.dtype, device=z.device)
+    level = sigma.to(z)[other_rungs.clamp_min(1)].reshape(-1)
+    other = model.log_density(z[:, point].reshape(-1, d), level).reshape(groups, -1).to(own.dtype)
+    if target_log_density is not None:
+        at_target = other_rungs == 0
+        known = torch.zeros_like(other)
+        if at_target.any():
+            known[at_target] = target_log_density(z[:, point][at_target]).to(own.dtype)
+        other = torch.where(at_target, known, other)
+        own = torch.where(rungs == 0, batch.data_log_density.to(own.dtype), own)
+    diagonal = torch.arange(n, device=z.device)
+    logits = logits.index_put((_column(groups, z.device), diagonal, diagonal), own)
+    logits = logits.index_put((_column(groups, z.device), point, rung), other)
+    return logits + offsets[rungs].to(own.dtype)[:, None, :]
+
+
+class RungClassification(Objective):
+    """Tells the rungs of each group apart, by the function of :data:`LOSSES` that has its name."""
+
+    def loss(self, problem: Problem) -> Tensor:
+        logits = classification_logits(
+            problem.model,
+            problem.offsets,
+            problem.sigma,
+            problem.batch,
+            problem.own_log_density().reshape(problem.batch.rungs.shape),
+            problem.target_log_density,
+        )
+        return LOSSES[self.name](logits)
+
+
+class BiLevel(RungClassification):
+    """:func:`bi_level`: every pair of rungs of a group."""
+
+    name = "bi_level"
+
+
+class MultiLevel(RungClassification):
+    """:func:`multi_level`: all rungs of a group at once."""
+
+    name = "multi_level"
+
+
+class JensenShannon(RungClassification):
+    """:func:`jensen_shannon`."""
+
+    name = "jensen_shannon"
+
+
+class ForwardKL(RungClassification):
+    """:func:`forward_kl`; it cannot take the target, where its loss is infinite at forbidden geometries."""
+
+    name = "forward_kl"
 
 
 def _margins(logits: Tensor) -> Tensor:
@@ -99,3 +159,8 @@ def _mean_off_diagonal(values: Tensor) -> Tensor:
     n = values.shape[-1]
     mask = ~torch.eye(n, dtype=torch.bool, device=values.device)
     return values[:, mask].mean()
+
+
+def _column(n: int, device: torch.device) -> Tensor:
+    """Indices 0..n-1 as a column, to address every group with ``index_put``."""
+    return torch.arange(n, device=device)[:, None]

@@ -1,13 +1,24 @@
 """Score matching: regression of the model's score on an unbiased estimate of the true one."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bgdiff.ladder.wrapped import wrapped_normal_score
+from bgdiff.models.base import ParticleModel
+from bgdiff.objectives.base import Objective, Options, Problem, Setup
+from bgdiff.objectives.mixing import PairMixing
 
-__all__ = ["conditional_score", "curvature", "mixed_score", "weighted_score_loss"]
+__all__ = [
+    "DenoisingScore",
+    "MixedScore",
+    "conditional_score",
+    "curvature",
+    "mixed_score",
+    "weighted_score_loss",
+]
 
 
 def conditional_score(displacement: Tensor, sigma: Tensor, periodic: Tensor) -> Tensor:
@@ -65,3 +76,44 @@ def mixed_score(
 def weighted_score_loss(score: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Mean over the batch and the axes of weight · (score - target)²; dimensionless scalar."""
     return (weight * (score - target) ** 2).mean()
+
+
+class MixedScore(Objective):
+    """Score matching on :func:`mixed_score`, or on the noise alone where the data have no scores.
+
+    For particles the mixing is a :class:`~bgdiff.objectives.mixing.PairMixing`, which is trained with the
+    model.
+    """
+
+    name = "mixed_score"
+
+    def __init__(self, setup: Setup, options: Options | None = None) -> None:
+        super().__init__(setup, options)
+        self.mixing: PairMixing | None = None
+        model = setup.model
+        if setup.data_score is not None and isinstance(model, ParticleModel):
+            ends = float(setup.sigma[1]), float(setup.sigma[-1])
+            self.mixing = PairMixing(model.event_shape, float(setup.width[0]), *ends)
+
+    def loss(self, problem: Problem) -> Tensor:
+        data_score = problem.batch.data_score
+        return _score_loss(problem, None if data_score is None else data_score.flatten(0, 1), self.mixing)
+
+
+class DenoisingScore(Objective):
+    """Score matching on the noise alone (Vincent 2011), whatever is known of the data's forces."""
+
+    name = "denoising_score"
+
+    def loss(self, problem: Problem) -> Tensor:
+        return _score_loss(problem, None, None)
+
+
+def _score_loss(problem: Problem, data_score: Tensor | None, mixing: PairMixing | None) -> Tensor:
+    z, level = problem.points, problem.level
+    score = problem.own()[1]
+    conditional = conditional_score(problem.displacement, level, problem.model.periodic)
+    chosen = None if mixing is None else partial(mixing, z, level)
+    target, weight = mixed_score(conditional, data_score, level, problem.width, chosen)
+    noisy = problem.noisy
+    return weighted_score_loss(score[noisy], target[noisy], weight[noisy])
