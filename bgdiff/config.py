@@ -60,16 +60,17 @@ class ParticleNetworkConfig(Settings):
 class NetworkConfig(Settings):
     """Kind and size of the energy network."""
 
-    kind: Literal["auto", "dense", "particles"] = "auto"
-    """``dense``: residual blocks on all coordinates. ``particles``: energies that do not change when the
-    particles are turned, reflected or exchanged for equal ones; needs mean-free coordinates. ``auto``:
-    particles where the system has mean-free coordinates and says which particles are equal, else dense."""
+    kind: Literal["auto", "dense", "quadratic", "particles"] = "auto"
+    """``dense``: residual blocks on all coordinates. ``quadratic``: the same around a learned centre, for
+    data in several narrow modes. ``particles``: energies that do not change when the particles are turned,
+    reflected or exchanged for equal ones; needs mean-free coordinates. ``auto``: particles where the system
+    has mean-free coordinates and says which particles are equal, else dense."""
     width: Annotated[int, Field(ge=4, le=8192)] = 256
-    """Of the dense network."""
+    """Of the dense and of the quadratic network."""
     depth: Annotated[int, Field(ge=1, le=64)] = 4
-    """Residual blocks of the dense network."""
+    """Residual blocks of either."""
     harmonics: Annotated[int, Field(ge=1, le=32)] = 3
-    """Of the dense network: highest angular multiple m in the features cos(m z), sin(m z) of a periodic
+    """Of either: highest angular multiple m in the features cos(m z), sin(m z) of a periodic
     axis."""
     particles: ParticleNetworkConfig = ParticleNetworkConfig()
 

@@ -9,22 +9,37 @@ from scipy.stats import multivariate_normal, norm
 from torch import Tensor
 
 from bgdiff.ladder.kernels import NormalStep, Prior
-from bgdiff.models import EnergyModel, EnergyNetwork, GaussianModel, NetworkShape, log_density_and_score
+from bgdiff.models import (
+    EnergyModel,
+    EnergyNetwork,
+    GaussianModel,
+    NetworkShape,
+    QuadraticNetwork,
+    log_density_and_score,
+    network_from_description,
+)
 
 SIGMA_MIN, SIGMA_MAX = 0.02, 12.0
 PERIODIC = torch.tensor([False, False, False, True, True])
 SMALL = NetworkShape(width=24, depth=2, harmonics=3)
 
 
-def untrained(periodic: Tensor = PERIODIC, seed: int = 0) -> EnergyNetwork:
+KINDS = pytest.mark.parametrize("kind", [EnergyNetwork, QuadraticNetwork], ids=lambda kind: kind.kind)
+
+
+def untrained(
+    periodic: Tensor = PERIODIC, seed: int = 0, kind: type[EnergyNetwork] = EnergyNetwork
+) -> EnergyNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return EnergyNetwork(periodic, SIGMA_MIN, SIGMA_MAX, SMALL)
+        return kind(periodic, SIGMA_MIN, SIGMA_MAX, SMALL)
 
 
-def trained(periodic: Tensor = PERIODIC, seed: int = 0) -> EnergyNetwork:
+def trained(
+    periodic: Tensor = PERIODIC, seed: int = 0, kind: type[EnergyNetwork] = EnergyNetwork
+) -> EnergyNetwork:
     """A network with all its weights away from their initial values."""
-    network = untrained(periodic, seed)
+    network = untrained(periodic, seed, kind)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=seeded(seed))
@@ -148,16 +163,20 @@ def exact(z: Tensor, sigma: float, periodic: Tensor) -> Tensor:
     ids=["mixed", "real", "angles"],
 )
 @pytest.mark.parametrize("sigma", [0.02, 0.5, 12.0])
-def test_the_network_starts_at_gaussian_data(periodic: Tensor, sigma: float) -> None:
+@KINDS
+def test_the_network_starts_at_gaussian_data(
+    kind: type[EnergyNetwork], periodic: Tensor, sigma: float
+) -> None:
     """N(0, 1 + σ²) and uniform, normalised, at every level."""
     z = points(20, 8, periodic)
-    value = untrained(periodic).log_density(z, level(sigma))
+    value = untrained(periodic, kind=kind).log_density(z, level(sigma))
     assert torch.allclose(value.double(), exact(z, sigma, periodic), rtol=1e-5, atol=1e-5)
 
 
-def test_the_network_ends_at_the_prior() -> None:
+@KINDS
+def test_the_network_ends_at_the_prior(kind: type[EnergyNetwork]) -> None:
     """Whatever its weights, the top rung is the normalised prior; below it is not."""
-    network, z = trained(), points(50, 9)
+    network, z = trained(kind=kind), points(50, 9)
     top = network.log_density(z, level(SIGMA_MAX)).double()
     assert torch.allclose(top, exact(z, SIGMA_MAX, PERIODIC), rtol=1e-5, atol=1e-5)
     score = log_density_and_score(network, z, level(SIGMA_MAX))[1]
@@ -188,9 +207,28 @@ def test_the_network_knows_its_noise() -> None:
         assert 0 < near < 0.5 * float((learned[0] - learned[2]).abs().mean())
 
 
-def test_description_round_trip() -> None:
-    network = trained()
-    again = EnergyNetwork.from_description(network.describe())
+def test_the_quadratic_network_knows_a_narrow_mode() -> None:
+    """With the mode's centre and width as its outputs it is that normal density, at every level."""
+    real, width = torch.tensor([False, False]), 0.01**2
+    network = untrained(real, kind=QuadraticNetwork).double()
+    assert isinstance(network, QuadraticNetwork)
+    mode = torch.tensor([3.0, -2.0], dtype=torch.float64)
+    for sigma in (0.02, 0.7):
+        spread = 1 + sigma**2
+        amplitude = spread**-0.5 - (1 + SIGMA_MAX**2) ** -0.5
+        with torch.no_grad():
+            network.centre.bias.copy_(mode / (math.sqrt(spread) * amplitude))
+            network.width.bias.fill_(math.log((width + sigma**2) / spread) / (4 * amplitude))
+        z = mode + sigma * torch.randn(20, 2, dtype=torch.float64, generator=seeded(13))
+        expected = GaussianModel(mode, torch.full((2,), width)).log_density(z, level(sigma))
+        assert torch.allclose(network.log_density(z, level(sigma)), expected, rtol=1e-6)
+
+
+@KINDS
+def test_description_round_trip(kind: type[EnergyNetwork]) -> None:
+    network = trained(kind=kind)
+    again = network_from_description(network.describe())
+    assert type(again) is kind
     assert again.describe() == network.describe()
     assert torch.equal(again.periodic, PERIODIC)
     again.load_state_dict(network.state_dict())

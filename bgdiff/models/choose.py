@@ -8,15 +8,23 @@ from torch import Tensor
 from bgdiff.coordinates import Coordinates, MeanFreeCoordinates
 from bgdiff.errors import CheckpointError, ConfigError
 from bgdiff.models.base import Network
+from bgdiff.models.composition import Mixture, Product
 from bgdiff.models.ebm import EnergyNetwork, NetworkShape
 from bgdiff.models.particles import ParticleNetwork, ParticleShape
+from bgdiff.models.quadratic import QuadraticNetwork
 
 if TYPE_CHECKING:
     from bgdiff.config import NetworkConfig
 
 __all__ = ["make_network", "network_from_description"]
 
-_KINDS: dict[str, type[Network]] = {network.kind: network for network in (EnergyNetwork, ParticleNetwork)}
+_DENSE: dict[str, type[EnergyNetwork]] = {
+    network.kind: network for network in (EnergyNetwork, QuadraticNetwork)
+}
+_KINDS: dict[str, type[Network]] = {
+    **_DENSE,
+    **{network.kind: network for network in (ParticleNetwork, Product, Mixture)},
+}
 
 
 def make_network(
@@ -40,13 +48,13 @@ def make_network(
     kind = settings.kind
     if kind == "auto":
         kind = "particles" if mean_free and particle_types is not None else "dense"
-    if kind == "dense":
+    if kind in _DENSE:
         shape = NetworkShape(settings.width, settings.depth, settings.harmonics)
-        return EnergyNetwork(coordinates.periodic, sigma_min, sigma_max, shape)
+        return _DENSE[kind](coordinates.periodic, sigma_min, sigma_max, shape)
     if not isinstance(coordinates, MeanFreeCoordinates):
         raise ConfigError(
             "network.kind: a network of particles needs mean-free coordinates, and this system has others; "
-            "choose dense or auto"
+            "choose dense, quadratic or auto"
         )
     if particle_types is None:
         particle_types = torch.arange(coordinates.event_shape[0])

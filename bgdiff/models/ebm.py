@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bgdiff.models.base import Network
 from bgdiff.models.pairs import N_NOISE_FEATURES, noise_features
 
-__all__ = ["EnergyNetwork", "NetworkShape"]
+__all__ = ["EMBEDDING", "EnergyNetwork", "NetworkShape"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class EnergyNetwork(Network):
         self.n_periodic = int(periodic.sum())
         n_features = self.n_real + 2 * shape.harmonics * self.n_periodic
         width = shape.width
-        self.embed = nn.Sequential(nn.Linear(N_NOISE_FEATURES, _EMBEDDING), nn.SiLU())
-        self.scale = nn.ModuleList(nn.Linear(_EMBEDDING, width) for _ in range(shape.depth))
-        self.shift = nn.ModuleList(nn.Linear(_EMBEDDING, width) for _ in range(shape.depth))
+        self.embed = nn.Sequential(nn.Linear(N_NOISE_FEATURES, EMBEDDING), nn.SiLU())
+        self.scale = nn.ModuleList(nn.Linear(EMBEDDING, width) for _ in range(shape.depth))
+        self.shift = nn.ModuleList(nn.Linear(EMBEDDING, width) for _ in range(shape.depth))
         self.enter = nn.Linear(n_features, width)
         self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(shape.depth))
         self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(shape.depth))
@@ -67,9 +67,12 @@ class EnergyNetwork(Network):
         real = z[:, : self.n_real]
         features = self._features(z, spread)
         gauss = -0.5 * (real**2 / spread).sum(-1) - 0.5 * self.n_real * torch.log(2 * math.pi * spread[:, 0])
-        amplitude = spread[:, 0].rsqrt() - 1 / math.sqrt(1 + self.sigma_max**2)
         learned = (features * self._network(features, sigma)).sum(-1)
-        return gauss - self.n_periodic * math.log(2 * math.pi) + amplitude * learned
+        return gauss - self.n_periodic * math.log(2 * math.pi) + self._amplitude(spread[:, 0]) * learned
+
+    def _amplitude(self, spread: Tensor) -> Tensor:
+        """a(σ) of 1 + σ²."""
+        return spread.rsqrt() - 1 / math.sqrt(1 + self.sigma_max**2)
 
     def _features(self, z: Tensor, spread: Tensor) -> Tensor:
         parts = [z[:, : self.n_real] * spread.rsqrt()]
@@ -79,13 +82,21 @@ class EnergyNetwork(Network):
         return torch.cat(parts, -1)
 
     def _network(self, features: Tensor, sigma: Tensor) -> Tensor:
-        embedding = self.embed(noise_features(sigma, self.sigma_min, self.sigma_max))
+        out: Tensor = self.leave(self._hidden(features, self._embedding(sigma)))
+        return out
+
+    def _embedding(self, sigma: Tensor) -> Tensor:
+        """What the blocks see of the noise, ``(B, 64)``."""
+        found: Tensor = self.embed(noise_features(sigma, self.sigma_min, self.sigma_max))
+        return found
+
+    def _hidden(self, features: Tensor, embedding: Tensor) -> Tensor:
+        """What the last layer sees, ``(B, width)``."""
         hidden = self.enter(features)
         for inner, outer, scale, shift in zip(self.inner, self.outer, self.scale, self.shift, strict=True):
             inside = inner(nn.functional.silu(hidden)) * (1 + scale(embedding)) + shift(embedding)
             hidden = hidden + outer(nn.functional.silu(inside))
-        out: Tensor = self.leave(nn.functional.silu(hidden))
-        return out
+        return nn.functional.silu(hidden)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -105,4 +116,5 @@ class EnergyNetwork(Network):
         )
 
 
-_EMBEDDING = 64
+EMBEDDING = 64
+"""Numbers that a dense network makes of a noise level."""
