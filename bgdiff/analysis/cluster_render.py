@@ -34,6 +34,8 @@ class Scene(NamedTuple):
     sticks: NDArray[np.intp]
     """``(M, 2)`` pairs of balls."""
     stick_radius: float
+    stick_colours: Array | None = None
+    """``(M, 3)``; None: all grey."""
 
 
 def render(scene: Scene, half_width: float, pixels: int = 400) -> Array:
@@ -67,11 +69,16 @@ def _solids(scene: Scene) -> list[_Solid]:
     none = np.zeros(3)
     balls = zip(scene.centres, scene.radii, scene.colours, strict=True)
     solids = [_Solid(centre, float(radius), colour, none, None) for centre, radius, colour in balls]
-    for first, second in scene.sticks:
+    shades = (
+        np.broadcast_to(_STICK, (len(scene.sticks), 3))
+        if scene.stick_colours is None
+        else scene.stick_colours
+    )
+    for (first, second), shade in zip(scene.sticks, shades, strict=True):
         way = scene.centres[second] - scene.centres[first]
         length = float(np.linalg.norm(way))
         if np.linalg.norm(way[:2]) > 1e-4 * length:  # else it is seen along its axis, behind a ball
-            solids.append(_Solid(scene.centres[first], scene.stick_radius, _STICK, way / length, length))
+            solids.append(_Solid(scene.centres[first], scene.stick_radius, shade, way / length, length))
     return solids
 
 

@@ -103,6 +103,7 @@ def ramachandran_free_energy(
     labels: tuple[str, str] = ("φ", "ψ"),
     bins: int = 72,
     limit: float | None = None,
+    marks: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure:
     """Draw free-energy surfaces side by side, on one colour scale.
 
@@ -113,6 +114,7 @@ def ramachandran_free_energy(
         labels: names of the two torsions.
         bins: per axis.
         limit: largest free energy of the colour scale in kT; default the largest that occurs, up to 10.
+        marks: points to mark on every panel, by what is written beside them, degrees.
     """
     surfaces = {
         name: Surface(edges, edges, energy)
@@ -125,6 +127,7 @@ def ramachandran_free_energy(
         _torsion_contours(ax, surface, highest)
         for region in regions:
             _boundaries(ax, region.axis, {(end + 180) % 360 - 180 for end in _ends(region)} - {-180.0})
+        _mark(ax, marks or {})
         _torsion_axes(ax, labels)
 
     figure, axes = _panels(surfaces, regions, limit, finish)
@@ -231,6 +234,19 @@ def _torsion_axes(ax: Axes, labels: tuple[str, str]) -> None:
         axis.set_minor_locator(MultipleLocator(30))
     for side in ("top", "right"):
         ax.spines[side].set_visible(True)
+
+
+def _mark(ax: Axes, marks: Mapping[str, tuple[float, float]]) -> None:
+    """Crosses with names, inwards of the panel."""
+    halo = [patheffects.withStroke(linewidth=2.2, foreground="black")]
+    for name, (x, y) in marks.items():
+        ax.plot(x, y, "P", color="white", markersize=5, markeredgecolor="black", markeredgewidth=0.7)
+        right, top = x < 60, y < 120
+        ax.annotate(
+            name, (x, y), xytext=(5 if right else -5, 4 if top else -4), textcoords="offset points",
+            color="white", fontweight="bold", ha="left" if right else "right",
+            va="bottom" if top else "top", path_effects=halo,
+        )  # fmt: skip
 
 
 def _torsion_contours(ax: Axes, surface: Surface, limit: float) -> None:
