@@ -215,15 +215,15 @@ def history(n: int = 240, every: int = 10) -> list[dict[str, float]]:
             "step": step,
             "elapsed": 0.06 * step,
             "loss": 1.0 + 2 * decay,
-            "score": 0.4 + 1.4 * decay + 0.03 * generator.standard_normal(),
-            "diffclf": 0.9 + 0.5 * decay + 0.01 * generator.standard_normal(),
+            "mixed_score": 0.4 + 1.4 * decay + 0.03 * generator.standard_normal(),
+            "bi_level": 0.9 + 0.5 * decay + 0.01 * generator.standard_normal(),
             "lr": 1e-3,
             "grad_norm": 0.8,
         }
         if row % every == 0:
             record |= {
-                "held_out_score": 0.41 + 1.4 * decay,
-                "held_out_diffclf": 0.905 + 0.5 * decay,
+                "held_out_mixed_score": 0.41 + 1.4 * decay,
+                "held_out_bi_level": 0.905 + 0.5 * decay,
                 "held_out_energy_sd": 0.25 + 3 * decay,
             }
         records.append(record)

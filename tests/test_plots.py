@@ -312,6 +312,23 @@ def test_training_history_leaves_out_what_is_missing() -> None:
     assert "no training history" in texts(training_history([]))
 
 
+def test_training_history_has_a_panel_for_every_objective() -> None:
+    terms = {"mixed_score": 1.0, "multi_level": 0.7, "held_out_multi_level": 0.8, "new_idea": 2.0}
+    records = [{"step": step, "loss": 3.0, "lr": 1e-3, "grad_norm": 1.0, **terms} for step in (1, 2, 3)]
+    figure = training_history([*records, {"step": 4, "held_out_energy_sd": 0.3}])
+    assert [title for ax in figure.axes if (title := ax.get_title(loc="left"))] == [
+        "score-matching loss",
+        "multi-level DiffCLF loss",
+        "new idea loss",
+        r"sd of energy error / $k_\mathrm{B}T$",
+    ]
+
+
+def test_training_history_of_earlier_versions_is_understood() -> None:
+    figure = training_history([{"step": 1, "score": 1.0, "held_out_score": 1.1, "diffclf": 0.7}])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["score-matching loss", "DiffCLF loss"]
+
+
 def test_drawing_leaves_matplotlib_alone(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     inputs = [PHI.copy(), WEIGHT.copy()]

@@ -91,7 +91,7 @@ def energy_histograms(
     if overlap and "data" in densities and len(densities) > 1:
         notes += ["overlap with the data:", *_overlaps(cleaned, densities, float(edges[1] - edges[0]))]
     if notes:
-        axes[0].set_ylim(top=axes[0].get_ylim()[1] * (1 + 0.09 * len(notes)))  # room above the curves
+        axes[0].set_ylim(top=axes[0].get_ylim()[1] * (1 + 0.125 * len(notes)))  # room above the curves
         axes[0].annotate(
             "\n".join(notes),
             (0.98, 0.97),
@@ -140,8 +140,8 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the loss terms and the held-out diagnostics over the training steps.
 
     Args:
-        history: records with ``step`` and any of ``score, diffclf, held_out_score, held_out_diffclf,
-            held_out_energy_sd``; panels without data are left out. Lines are means of neighbouring steps,
+        history: records with ``step`` and any of NAME, ``held_out_NAME`` for each objective and
+            ``held_out_energy_sd``; panels without data are left out. Lines are means of neighbouring steps,
             bands hold 80 % of the single steps. A thin line marks each further ``round`` of training.
     """
     starts = [
@@ -149,18 +149,24 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
         for before, record in pairwise(history)
         if record.get("round", 0) != before.get("round", 0)
     ]
-    panels = [
-        ("score", "held_out_score", "score-matching loss"),
-        ("diffclf", "held_out_diffclf", "DiffCLF loss"),
-        (None, "held_out_energy_sd", r"sd of energy error / $k_\mathrm{B}T$"),
+    panels: list[tuple[str | None, str, str]] = [
+        (name, f"held_out_{name}", _LOSS_TITLES.get(name, f"{name.replace('_', ' ')} loss"))
+        for name in dict.fromkeys(key.removeprefix("held_out_") for record in history for key in record)
+        if name not in _NO_LOSSES
     ]
+    panels.append((None, "held_out_energy_sd", r"sd of energy error / $k_\mathrm{B}T$"))
     present = [
         (train, held_out, title)
         for train, held_out, title in panels
         if any(_series(history, key)[0].size for key in (train, held_out) if key)
     ]
-    figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
-    axes = figure.subplots(1, max(len(present), 1), squeeze=False, sharex=True)[0]
+    columns = min(3, max(len(present), 1))
+    rows = max(1, -(-len(present) // columns))
+    figure = Figure(figsize=(WIDTH, 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for spare in axes[len(present) :]:
+        spare.set_axis_off()
+    axes = axes[: max(len(present), 1)]
     for ax, (train, held_out, title) in zip(axes, present, strict=False):
         shown = []
         if train:
@@ -195,6 +201,7 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
                 )  # fmt: skip
         ax.set_title(title, loc="left")
         ax.set_xlabel("training step")
+        ax.tick_params(labelbottom=True)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: count(step)))
         ax.margins(x=0.02)
@@ -203,6 +210,17 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes[0].set_axis_off()
         axes[0].annotate("no training history", (0.5, 0.5), xycoords="axes fraction", ha="center")
     return figure
+
+
+_LOSS_TITLES = {
+    "mixed_score": "score-matching loss",
+    "bi_level": "DiffCLF loss",
+    "multi_level": "multi-level DiffCLF loss",
+    # as runs of earlier versions recorded them
+    "score": "score-matching loss",
+    "diffclf": "DiffCLF loss",
+}
+_NO_LOSSES = {"step", "elapsed", "loss", "lr", "grad_norm", "round", "energy_sd"}
 
 
 def _clean(sample: EnergySample) -> tuple[Array, Array, float]:
