@@ -36,6 +36,12 @@ OBJECTIVES: dict[str, Entry] = {
         "bgdiff.objectives.diffclf:JensenShannon", learns_normalisers=True, takes_target=True
     ),
     "forward_kl": Entry("bgdiff.objectives.diffclf:ForwardKL", learns_normalisers=True),
+    "sliced_score": Entry("bgdiff.objectives.sliced:SlicedScore"),
+    "deen": Entry("bgdiff.objectives.deen:DEEN"),
+    "energy_discrepancy": Entry("bgdiff.objectives.energy_discrepancy:EnergyDiscrepancy"),
+    "contrastive_divergence": Entry("bgdiff.objectives.contrastive:ContrastiveDivergence"),
+    "jarzynski": Entry("bgdiff.objectives.jarzynski:Jarzynski"),
+    "diffebm": Entry("bgdiff.objectives.diffebm:DiffEBM"),
 }
 """In the order in which a training step computes its terms."""
 
