@@ -1,0 +1,68 @@
+"""Command line of the studies; see the package."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+import benchmarks.objectives
+from benchmarks.harness import Row, environment
+from benchmarks.objectives.jobs import finished_rows, settings_of
+from benchmarks.objectives.mixture_study import mixture_jobs, mixture_tables
+from bgdiff.errors import ConfigError
+from bgdiff.io import write_json
+
+__all__ = ["main"]
+
+_STUDIES = {
+    "gmm": (mixture_jobs, mixture_tables),
+    "modes": (mixture_jobs, mixture_tables),
+}
+
+
+def main(arguments: list[str] | None = None) -> list[Row]:
+    """Do a study, print its tables, and write what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.objectives",
+        description=benchmarks.objectives.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", choices=list(_STUDIES))
+    parser.add_argument("--quick", action="store_true", help="a reduced form, to see that it works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep finished jobs here, and continue")
+    parser.add_argument("--objectives", metavar="A;B", help="only these, by their names in the settings")
+    parser.add_argument("--dims", metavar="D,E", help="only these dimensions")
+    parser.add_argument("--seeds", type=int, metavar="N", help="as many seeds, instead of the settings' number")
+    parser.add_argument("--part", default="0/1", metavar="I/N", help="do every N-th job, from the I-th")
+    parser.add_argument("--read", action="store_true", help="do nothing, show what is finished")
+    given = parser.parse_args(arguments)
+    console = Console(width=170)
+    settings = settings_of(given.study, given.quick)
+    chosen = None if given.objectives is None else [name.strip() for name in given.objectives.split(";")]
+    for name in chosen or ():
+        if name not in settings["objectives"]:
+            raise ConfigError(f"no objective {name!r}; there are: {'; '.join(settings['objectives'])}")
+    if given.dims is not None:
+        settings["dims"] = [int(dim) for dim in given.dims.split(",")]
+    make_jobs, tables = _STUDIES[given.study]
+    jobs = make_jobs(given.study, settings, chosen, given.seeds or settings["seeds"])
+    first, of = map(int, given.part.split("/"))
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = finished_rows(
+            jobs, given.keep or Path(scratch), console, part=(first, of), work=not given.read
+        )
+    for table in tables(rows):
+        console.print(table)
+    if given.json:
+        content = {"name": f"objectives {given.study}", "environment": environment(), "rows": rows}
+        write_json(given.json, {**content, "quick": given.quick})
+        console.print(f"wrote {given.json}")
+    return rows
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

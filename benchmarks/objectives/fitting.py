@@ -1,0 +1,198 @@
+"""Training on a stream of fresh samples: the objectives of bgdiff on a ladder of any levels.
+
+The library's own trainer draws from a finite data set and has log-uniform levels. Here data are analytic and
+cost nothing, so that every step sees new ones and nothing can be memorised; levels are those of the study.
+Objectives, networks, offsets, averaging and learning rate are the library's.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.objectives.preserving import preserving
+from bgdiff.config import NetworkConfig
+from bgdiff.coordinates import WhitenedCoordinates
+from bgdiff.coordinates.whitening import Whitening
+from bgdiff.models import Network, make_network
+from bgdiff.objectives.base import Problem, Setup
+from bgdiff.objectives.batches import Batch
+from bgdiff.objectives.diffclf import LOSSES
+from bgdiff.objectives.registry import make_objective
+from bgdiff.progress import Progress, silent
+from bgdiff.random import derive_seed, generator_for
+
+__all__ = ["Fitted", "Recipe", "Stream", "choose_levels", "fit"]
+
+Stream = Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]]
+"""n fresh data points ``(n, d)`` and their scores, where known."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained and how.
+
+    Args:
+        objectives: terms of the loss and their weights.
+        options: of single objectives.
+        preserving: DiffCLF in the variance-preserving picture instead of on the ladder.
+        forces: give objectives the scores of the data.
+        groups, levels: points of a step: groups of one data point each, on so many levels.
+        near: share of the groups whose levels are neighbours; those of the others are anywhere.
+        network: settings, as for ``network`` in a run.
+    """
+
+    objectives: dict[str, float]
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    preserving: bool = True
+    forces: bool = True
+    steps: int = 1000
+    groups: int = 32
+    levels: int = 8
+    near: float = 0.5
+    learning_rate: float = 3e-3
+    offset_rate: float = 3.0
+    warm_up: int = 100
+    ema: float = 0.995
+    gradient_clip: float = 1.0
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Averaged weights, offsets f ``(K+1,)`` float64 with f_K = 0, mean losses, and CPU time in seconds."""
+
+    model: Network
+    offsets: Tensor
+    losses: dict[str, list[float]]
+    seconds: float
+
+
+def choose_levels(
+    n_rungs: int, n_groups: int, n_levels: int, near: float, generator: torch.Generator
+) -> Tensor:
+    """Distinct rungs of [1, K] for each group, ``(n_groups, n_levels)`` int64.
+
+    The first is any; with probability ``near`` the others are at most ``n_levels + 2`` rungs from it.
+    """
+    rungs = torch.arange(1, n_rungs + 1)
+    first = torch.randint(1, n_rungs + 1, (n_groups, 1), generator=generator)
+    wanted = torch.rand(n_groups, n_rungs, generator=generator)
+    close = torch.rand(n_groups, 1, generator=generator) < near
+    wanted = torch.where(close & ((rungs - first).abs() > n_levels + 2), wanted - 1, wanted)
+    wanted.scatter_(1, first - 1, 2.0)
+    return rungs[wanted.topk(n_levels, -1).indices]
+
+
+def fit(
+    stream: Stream, sigma: Tensor, width: Tensor, recipe: Recipe, seed: int, progress: Progress = silent
+) -> Fitted:
+    """Train a network of the recipe.
+
+    Args:
+        stream: of the data.
+        sigma: ``(K+1,)`` noise levels, σ_0 = 0.
+        width: c ``(d,)``, variances of the data as their scores see them.
+
+    Raises:
+        ConfigError: an objective is not known, or its options are wrong.
+        FloatingPointError: the loss is not finite.
+    """
+    started = time.process_time()
+    top, sigma32 = len(sigma) - 1, sigma.to(torch.float32)
+    width = width.to(torch.float32) if recipe.forces else torch.ones(len(width))
+    model = _network(len(width), sigma, recipe, seed)
+    average = copy.deepcopy(model).requires_grad_(False)
+    increments = torch.zeros(top, requires_grad=True)
+    average_increments = torch.zeros(top)
+    some, some_score = _drawn(stream, 4096, generator_for(seed, "setup"), recipe)
+    terms = {}
+    for name in recipe.objectives:
+        setup = Setup(
+            model, sigma32, width, some, some_score, recipe.groups * recipe.levels,
+            generator_for(seed, "objective", name),
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "initialise", name))
+            terms[name] = make_objective(name, setup, recipe.options.get(name))
+    own = [parameter for term in terms.values() for parameter in term.parameters()]
+    optimiser = torch.optim.Adam(
+        [{"params": list(model.parameters())}, {"params": [increments]}, {"params": own}], betas=(0.9, 0.99)
+    )
+    losses: dict[str, list[float]] = {name: [] for name in terms}
+    since: list[list[float]] = []
+    for step in range(recipe.steps):
+        generator = generator_for(seed, "step", step)
+        rungs = choose_levels(top, recipe.groups, recipe.levels, recipe.near, generator)
+        batch = _batch(stream, sigma32, rungs, generator, recipe)
+        problem = Problem(model, _offsets(increments), sigma32, width, batch, generator)
+        other = preserving(problem) if recipe.preserving else problem
+        values = {
+            name: term.loss(other if name in LOSSES else problem)
+            for name, term in terms.items()
+        }
+        total = sum(recipe.objectives[name] * value for name, value in values.items())
+        rate = recipe.learning_rate * min(1.0, (step + 1) / max(1, recipe.warm_up))
+        rate *= 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+        for group, factor in zip(optimiser.param_groups, (1.0, recipe.offset_rate, 1.0), strict=True):
+            group["lr"] = factor * rate
+        optimiser.zero_grad()
+        assert isinstance(total, Tensor)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
+        optimiser.step()
+        decay = min(recipe.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            averages = [*average.parameters(), average_increments]
+            currents = [p.detach() for p in (*model.parameters(), increments)]
+            torch._foreach_lerp_(averages, currents, 1 - decay)
+        since.append([value.item() for value in values.values()])
+        if not all(map(math.isfinite, since[-1])):
+            raise FloatingPointError(f"the loss of {', '.join(terms)} is not finite at step {step + 1}")
+        if len(since) == max(1, recipe.steps // 20) or step + 1 == recipe.steps:
+            for name, column in zip(terms, zip(*since, strict=True), strict=True):
+                losses[name].append(sum(column) / len(column))
+            since = []
+        progress(step + 1, recipe.steps, f"{sum(v[-1] for v in losses.values() if v):.3f}")
+    offsets = _offsets(average_increments.to(torch.float64))
+    return Fitted(average, offsets, losses, time.process_time() - started)
+
+
+def _network(dim: int, sigma: Tensor, recipe: Recipe, seed: int) -> Network:
+    one = torch.ones(dim, dtype=torch.float64)
+    coordinates = WhitenedCoordinates(Whitening(torch.zeros_like(one), torch.eye(dim), torch.eye(dim)), (1, dim))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initialise"))
+        return make_network(
+            coordinates, None, float(sigma[1]), float(sigma[-1]), NetworkConfig(**recipe.network)
+        )
+
+
+def _batch(
+    stream: Stream, sigma: Tensor, rungs: Tensor, generator: torch.Generator, recipe: Recipe
+) -> Batch:
+    """Groups that start from one data point each, noised to their rungs."""
+    clean, score = _drawn(stream, len(rungs), generator, recipe)
+    noise = torch.randn((*rungs.shape, clean.shape[1]), generator=generator)
+    displacement = sigma[rungs][..., None] * noise
+    nothing = torch.full(rungs.shape, math.nan)
+    expanded = None if score is None else score[:, None].expand_as(displacement)
+    return Batch(clean[:, None] + displacement, displacement, expanded, nothing, rungs)
+
+
+def _drawn(
+    stream: Stream, n: int, generator: torch.Generator, recipe: Recipe
+) -> tuple[Tensor, Tensor | None]:
+    clean, score = stream(n, generator)
+    known = recipe.forces and score is not None
+    return clean.to(torch.float32), score.to(torch.float32) if known and score is not None else None
+
+
+def _offsets(increments: Tensor) -> Tensor:
+    """f_k = Σ_{j ≥ k} of the increments ``(K,)``, and f_K = 0: ``(K+1,)``."""
+    return torch.cat([increments.flip(0).cumsum(0).flip(0), torch.zeros_like(increments[:1])])

@@ -1,0 +1,89 @@
+"""Studies as lists of independent jobs, each of which ends in a file of its own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from benchmarks.harness import Row
+from bgdiff.console import StageProgress
+from bgdiff.errors import BgdiffError, ConfigError
+from bgdiff.io import make_directory, read_json, write_json
+from bgdiff.progress import Progress
+
+__all__ = ["Job", "finished_rows", "merged", "settings_of"]
+
+_SETTINGS = Path(__file__).parent / "settings"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and what is measured of it.
+
+    Args:
+        key: name of its file.
+        describes: all that decides its result; stored with it.
+        run: does the work; returns plain values.
+    """
+
+    key: str
+    describes: Row
+    run: Callable[[Progress], Row]
+
+
+def settings_of(study: str, quick: bool) -> dict[str, Any]:
+    """The study's settings; their section ``quick`` replaces what it names in the reduced form."""
+    content = yaml.safe_load((_SETTINGS / f"{study}.yaml").read_text())
+    reduced = content.pop("quick")
+    return merged(content, reduced) if quick else content
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Settings with changes; mappings are merged, everything else is replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def finished_rows(
+    jobs: Sequence[Job], folder: Path, console: Console, *, part: tuple[int, int] = (0, 1), work: bool = True
+) -> list[Row]:
+    """Results of all jobs that are done, after those of this part have been done.
+
+    Args:
+        part: (i, n): this process does jobs i, i + n, ...
+        work: False to read only.
+
+    Raises:
+        ConfigError: a result in the folder belongs to other settings.
+    """
+    make_directory(folder)
+    progress = StageProgress(console)
+    for index, job in enumerate(jobs):
+        file = folder / f"{job.key}.json"
+        if not work or file.is_file() or index % part[1] != part[0]:
+            continue
+        try:
+            with progress.stage(job.key) as report:
+                result = job.run(report)
+        except (FloatingPointError, BgdiffError) as error:  # a result, too: the others go on
+            result = {"failed": str(error)}
+        write_json(file, {**job.describes, **result})
+    rows = []
+    for job in jobs:
+        file = folder / f"{job.key}.json"
+        if file.is_file():
+            row = read_json(file)
+            other = [name for name, value in job.describes.items() if row.get(name) != value]
+            if other:
+                raise ConfigError(
+                    f"{file}: was made with other settings ({', '.join(other)}); "
+                    "delete it, or choose another folder with --keep"
+                )
+            rows.append(row)
+    return rows
