@@ -266,3 +266,26 @@ def test_matrix_products_are_counted_and_repeated(monkeypatch: pytest.MonkeyPatc
     assert [one.factors for one in repeated] == [one.factors for one in both]
     particles = [13, 38, 55]
     assert growth_exponent(particles, [0.1 * n**1.7 for n in particles]) == pytest.approx(1.7)
+
+
+@pytest.mark.slow
+def test_own_molecule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From heavy atoms to what the commands quote or refuse; finished commands are not run again."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import harness, own_molecule
+
+    file = tmp_path / "own_molecule.json"
+    monkeypatch.setattr(own_molecule, "PEPTIDES", {})
+    monkeypatch.setattr(
+        sys, "argv", ["own_molecule", "--quick", "--json", str(file), "--keep", str(tmp_path)]
+    )
+    for _ in range(2):
+        harness.main("own_molecule", own_molecule.measure, "", own_molecule.tables)
+        (row,) = json.loads(file.read_text())["rows"]
+        monkeypatch.setattr(own_molecule, "_command", lambda *_: pytest.fail("was run before"))
+    assert row["difference"] == "left"
+    assert 0 < row["effective fraction"] < 1
+    assert row["processor / min"] > 0
+    pdb = (tmp_path / "newcomer/tripeptide.pdb").read_text()
+    assert pdb.count("CB  ALA") == 2
+    assert not [line for line in pdb.splitlines() if line[76:78].strip() == "H"]
