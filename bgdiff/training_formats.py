@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from bgdiff.config import TrainingConfig
+from bgdiff.config import NetworkConfig
+from bgdiff.training_config import TrainingConfig
 
 __all__ = ["FORMAT", "upgraded"]
 
@@ -17,30 +18,34 @@ def upgraded(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata as the current version writes them; what is unknown stays as it is.
 
-    Format 5 had a score term and at most one variant of DiffCLF, with fields of their own in the settings,
-    and stored their losses as ``score`` and ``diffclf``.
+    Settings that did not exist yet get their defaults, as they do where a run is read. Format 5 had a score
+    term and at most one variant of DiffCLF, whose losses it stored as ``score`` and ``diffclf``.
     """
     theirs = metadata.get("fingerprint", {})
-    if metadata.get("kind") != "training" or theirs.get("format") != 5:
+    if metadata.get("kind") != "training" or theirs.get("format") not in (5, FORMAT):
         return tensors, metadata
     training = TrainingConfig.model_validate(theirs["training"])
+    network = NetworkConfig.model_validate(theirs["network"])
+    metadata = {
+        **metadata,
+        "fingerprint": {
+            **theirs,
+            "format": FORMAT,
+            "network": network.model_dump(mode="json"),
+            "training": training.model_dump(mode="json"),
+        },
+    }
+    if theirs["format"] == FORMAT:
+        return tensors, metadata
     terms = list(training.objectives)
-    names = {"score": terms[0], "held_out_score": f"held_out_{terms[0]}"}
-    if len(terms) == 2:
-        names |= {"diffclf": terms[1], "held_out_diffclf": f"held_out_{terms[1]}"}
-    history = [
+    names = dict(zip(("score", "diffclf"), terms, strict=False))
+    names |= {f"held_out_{former}": f"held_out_{term}" for former, term in names.items()}
+    metadata["history"] = [
         {names.get(key, key): value for key, value in record.items() if "diffclf" not in key or key in names}
         for record in metadata["history"]
     ]
-    return (
-        {
-            f"objectives.mixed_score.{name}" if name.startswith("mixing.") else name: value
-            for name, value in tensors.items()
-        },
-        {
-            **metadata,
-            "history": history,
-            "since_log": [[*row[: len(terms)], row[-1]] for row in metadata["since_log"]],
-            "fingerprint": {**theirs, "format": FORMAT, "training": training.model_dump(mode="json")},
-        },
-    )
+    metadata["since_log"] = [[*row[: len(terms)], row[-1]] for row in metadata["since_log"]]
+    return {
+        f"objectives.mixed_score.{name}" if name.startswith("mixing.") else name: value
+        for name, value in tensors.items()
+    }, metadata
