@@ -239,6 +239,7 @@ def start_run(
         "data_provenance": dataset.provenance,
         "data_n_dropped": dataset.n_dropped,
         "config": config.model_dump(mode="json"),
+        "overrides": overrides or {},
         "versions": _versions(system),
     }
     write_json(out / _MANIFEST, manifest)
