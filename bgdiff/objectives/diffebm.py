@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from bgdiff.ladder.kernels import Prior
@@ -62,6 +62,15 @@ class DiffEBMOptions(Options):
     """Of the generator's network."""
     depth: Annotated[int, Field(ge=1, le=64)] = 2
     """Its residual blocks."""
+
+    @model_validator(mode="after")
+    def _coupled(self) -> "DiffEBMOptions":
+        # the energy's gradient would compare the data with a generator that knows nothing of the energy
+        if self.generator_match == 0 and self.energy_match == 0:
+            raise ValueError(
+                "generator_match and energy_match may not both be 0: nothing would fix the energy"
+            )
+        return self
 
 
 class DiffEBM(Objective):
