@@ -38,7 +38,7 @@ __all__ = ["ModelSamples", "sample_smc"]
 
 _LOWEST, _HIGHEST = 0.02, 12.0  # where a model does not say: as the settings of training
 _MOVES = (MoveRecipe("mala", 2), MoveRecipe("torsion_jump"))
-_KNOTS, _ROUNDS = 8, 12
+_KNOTS, _ROUNDS = 6, 12
 
 
 @dataclass(frozen=True)
