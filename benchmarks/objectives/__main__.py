@@ -11,6 +11,7 @@ import benchmarks.objectives
 from benchmarks.harness import Row, environment
 from benchmarks.objectives.jobs import finished_rows, settings_of
 from benchmarks.objectives.mixture_study import mixture_jobs, mixture_tables
+from benchmarks.objectives.planar_study import planar_jobs, planar_tables
 from bgdiff.errors import ConfigError
 from bgdiff.io import write_json
 
@@ -19,6 +20,7 @@ __all__ = ["main"]
 _STUDIES = {
     "gmm": (mixture_jobs, mixture_tables),
     "modes": (mixture_jobs, mixture_tables),
+    "planar": (planar_jobs, planar_tables),
 }
 
 
@@ -35,7 +37,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep finished jobs here, and continue")
     parser.add_argument("--objectives", metavar="A;B", help="only these, by their names in the settings")
     parser.add_argument("--dims", metavar="D,E", help="only these dimensions")
-    parser.add_argument("--seeds", type=int, metavar="N", help="as many seeds, instead of the settings' number")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="as many seeds, instead of the settings' number"
+    )
     parser.add_argument("--part", default="0/1", metavar="I/N", help="do every N-th job, from the I-th")
     parser.add_argument("--read", action="store_true", help="do nothing, show what is finished")
     given = parser.parse_args(arguments)

@@ -121,9 +121,10 @@ def fit(
             torch.manual_seed(derive_seed(seed, "initialise", name))
             terms[name] = make_objective(name, setup, recipe.options.get(name))
     own = [parameter for term in terms.values() for parameter in term.parameters()]
-    optimiser = torch.optim.Adam(
-        [{"params": list(model.parameters())}, {"params": [increments]}, {"params": own}], betas=(0.9, 0.99)
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": list(model.parameters())}, {"params": [increments]}, {"params": own}
+    ]  # fmt: skip
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
     losses: dict[str, list[float]] = {name: [] for name in terms}
     since: list[list[float]] = []
     for step in range(recipe.steps):
@@ -132,10 +133,7 @@ def fit(
         batch = _batch(stream, sigma32, rungs, generator, recipe)
         problem = Problem(model, _offsets(increments), sigma32, width, batch, generator)
         other = preserving(problem) if recipe.preserving else problem
-        values = {
-            name: term.loss(other if name in LOSSES else problem)
-            for name, term in terms.items()
-        }
+        values = {name: term.loss(other if name in LOSSES else problem) for name, term in terms.items()}
         total = sum(recipe.objectives[name] * value for name, value in values.items())
         rate = recipe.learning_rate * min(1.0, (step + 1) / max(1, recipe.warm_up))
         rate *= 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
@@ -165,7 +163,9 @@ def fit(
 
 def _network(dim: int, sigma: Tensor, recipe: Recipe, seed: int) -> Network:
     one = torch.ones(dim, dtype=torch.float64)
-    coordinates = WhitenedCoordinates(Whitening(torch.zeros_like(one), torch.eye(dim), torch.eye(dim)), (1, dim))
+    coordinates = WhitenedCoordinates(
+        Whitening(torch.zeros_like(one), torch.eye(dim), torch.eye(dim)), (1, dim)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initialise"))
         return make_network(
@@ -173,9 +173,7 @@ def _network(dim: int, sigma: Tensor, recipe: Recipe, seed: int) -> Network:
         )
 
 
-def _batch(
-    stream: Stream, sigma: Tensor, rungs: Tensor, generator: torch.Generator, recipe: Recipe
-) -> Batch:
+def _batch(stream: Stream, sigma: Tensor, rungs: Tensor, generator: torch.Generator, recipe: Recipe) -> Batch:
     """Groups that start from one data point each, noised to their rungs."""
     clean, score = _drawn(stream, len(rungs), generator, recipe)
     noise = torch.randn((*rungs.shape, clean.shape[1]), generator=generator)

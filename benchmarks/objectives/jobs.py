@@ -14,7 +14,7 @@ from bgdiff.errors import BgdiffError, ConfigError
 from bgdiff.io import make_directory, read_json, write_json
 from bgdiff.progress import Progress
 
-__all__ = ["Job", "finished_rows", "merged", "settings_of"]
+__all__ = ["Job", "finished_rows", "key_of", "merged", "settings_of"]
 
 _SETTINGS = Path(__file__).parent / "settings"
 
@@ -32,6 +32,11 @@ class Job:
     key: str
     describes: Row
     run: Callable[[Progress], Row]
+
+
+def key_of(*parts: str) -> str:
+    """A file name of the parts: letters and digits of any script, the rest as hyphens."""
+    return "-".join("".join(c if c.isalnum() else "-" for c in part.replace(" ", "")) for part in parts)
 
 
 def settings_of(study: str, quick: bool) -> dict[str, Any]:

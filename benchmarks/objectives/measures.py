@@ -1,6 +1,7 @@
 """What a learned ladder is compared with where the density of every level is known.
 
-All averages are over exact samples of a level, with w = p̃_θ/p there: no sampler of the model comes in between.
+All averages are over exact samples of a level, with w = p̃_θ/p there: no sampler of the model comes in
+between.
 """
 
 import math
@@ -15,7 +16,14 @@ from benchmarks.objectives.preserving import preserving_logits
 from bgdiff.models import EnergyModel, log_density_and_score
 from bgdiff.random import generator_for
 
-__all__ = ["Classification", "LevelMeasures", "best_offsets", "classify", "measure_levels", "mode_weight_errors"]
+__all__ = [
+    "Classification",
+    "LevelMeasures",
+    "best_offsets",
+    "classify",
+    "measure_levels",
+    "mode_weight_errors",
+]
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,8 @@ class LevelMeasures:
     Attributes:
         ess: Kish fraction of the weights w of exact samples.
         fisher: E|s_θ - s|²/d of the scores in the variance-preserving picture (data of unit variance).
-        mode_error: error of log(weight of one mode) in nats: of the log odds for two modes (with its sign), the
+        mode_error: error of the log weights of modes in nats: of the log odds for two modes (with its sign),
+        the
             root mean square over modes for more of them, its sampling variance taken off.
         mode_error_std: its standard error.
     """
@@ -94,9 +103,10 @@ def classify(
 
 
 def best_offsets(energy: Tensor, label: Tensor, steps: int = 60) -> Tensor:
-    """Offsets ``(K,)`` that minimise the cross-entropy of ``energy + f`` ``(B, K)`` (reverse logistic regression).
+    """Offsets ``(K,)`` that minimise the cross-entropy of ``energy + f`` ``(B, K)``.
 
-    With equal numbers of points at all levels the optimum is MBAR's (Geyer 1994).
+    Reverse logistic regression: with equal numbers of points at all levels the optimum is MBAR's (Geyer
+    1994).
     """
     offsets = torch.zeros(energy.shape[1], dtype=energy.dtype, requires_grad=True)
     optimiser = torch.optim.LBFGS([offsets], max_iter=steps, history_size=20, line_search_fn="strong_wolfe")
@@ -142,9 +152,9 @@ def measure_levels(
 def mode_weight_errors(log_weight: Tensor, responsibility: Tensor) -> tuple[float, float]:
     """How wrong a density has the weights of modes, in nats, and the standard error.
 
-    Mode j has the weight E_p[w r_j]/E_p[w] under the density p w, with the true responsibilities r_j of modes for
-    points; the truth is E_p[r_j]. For two modes: the error of ln(W_2/W_1). For more: the root mean square of the
-    errors of ln W_j about their mean, after the mean sampling variance is taken off.
+    Mode j has the weight E_p[w r_j]/E_p[w] under the density p w, with the true responsibilities r_j of modes
+    for points; the truth is E_p[r_j]. For two modes: the error of ln(W_2/W_1). For more: the root mean square
+    of the errors of ln W_j about their mean, after the mean sampling variance is taken off.
 
     Args:
         log_weight: ln w at n exact samples ``(n,)``.
@@ -162,18 +172,16 @@ def mode_weight_errors(log_weight: Tensor, responsibility: Tensor) -> tuple[floa
     noise = (influence - influence.mean(1, keepdim=True)).var(0) / n
     square = centred.square().mean() - noise.mean()
     root = float(square.clamp_min(0).sqrt())
-    return root, float((2 * noise.square().mean()).sqrt() / (m**0.5 * max(2 * root, float(noise.mean().sqrt()))))
+    spread = (4 * centred.square() * noise + 2 * noise.square()).sum().sqrt() / m
+    return root, float(spread / (2 * root) if root > 0 else spread.sqrt())
 
 
-@dataclass(frozen=True)
 class _Exact:
     """The truth as a model."""
 
-    truth: IsotropicMixture
-
-    @property
-    def periodic(self) -> Tensor:
-        return torch.zeros(self.truth.dim, dtype=torch.bool)
+    def __init__(self, truth: IsotropicMixture) -> None:
+        self.truth = truth
+        self.periodic = torch.zeros(truth.dim, dtype=torch.bool)
 
     def log_density(self, z: Tensor, sigma: Tensor) -> Tensor:
         return self.truth.log_density(z, sigma)
@@ -194,4 +202,3 @@ def _stratified(truth: IsotropicMixture, n: int, generator: torch.Generator) -> 
     counts = torch.round(truth.weight * n).to(torch.int64).clamp_min(1)
     component = torch.arange(len(counts)).repeat_interleave(counts)
     return truth.sample(len(component), generator, component)
-

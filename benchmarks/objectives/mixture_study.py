@@ -1,4 +1,4 @@
-"""Mixtures of 40 and of two normals in up to 128 dimensions: the energies of every level against the truth."""
+"""Mixtures of 40 and of two normals in up to 128 dimensions: energies of every level against the truth."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.harness import Row
 from benchmarks.objectives.fitting import Recipe, Stream, fit
-from benchmarks.objectives.jobs import Job, merged
+from benchmarks.objectives.jobs import Job, key_of, merged
 from benchmarks.objectives.measures import classify, measure_levels
 from benchmarks.objectives.mixtures import IsotropicMixture, gmm40, two_modes
 from benchmarks.objectives.preserving import linear_vp_levels
@@ -22,7 +22,9 @@ __all__ = ["mixture_jobs", "mixture_tables", "stream_of"]
 _DENSITIES = {"gmm": gmm40, "modes": two_modes}
 
 
-def mixture_jobs(study: str, settings: dict[str, Any], objectives: Sequence[str] | None, seeds: int) -> list[Job]:
+def mixture_jobs(
+    study: str, settings: dict[str, Any], objectives: Sequence[str] | None, seeds: int
+) -> list[Job]:
     """One job per seed, dimension and objective, the first seed of everything first."""
     jobs = []
     for seed in range(seeds):
@@ -51,7 +53,12 @@ def _job(study: str, settings: dict[str, Any], dim: int, name: str, recipe: dict
         sigma = linear_vp_levels(settings["n_levels"])
         fitted = fit(stream_of(truth), sigma, truth.width, Recipe(**recipe), seed, progress)
         known = classify(
-            fitted.model, fitted.offsets, sigma, truth, settings["held_out_per_level"], settings["held_out_seed"]
+            fitted.model,
+            fitted.offsets,
+            sigma,
+            truth,
+            settings["held_out_per_level"],
+            settings["held_out_seed"],
         )
         levels = measure_levels(
             fitted.model, sigma, truth, settings["measured_per_level"], settings["held_out_seed"]
@@ -63,8 +70,7 @@ def _job(study: str, settings: dict[str, Any], dim: int, name: str, recipe: dict
             "CPU s": fitted.seconds,
         }
 
-    key = f"{study}-d{dim}-s{seed}-{''.join(c if c.isalnum() else '-' for c in name.replace(' ', ''))}"
-    return Job(key, describes, run)
+    return Job(key_of(study, f"d{dim}", f"s{seed}", name), describes, run)
 
 
 def stream_of(truth: IsotropicMixture) -> Stream:

@@ -69,10 +69,15 @@ class IsotropicMixture:
 
 
 def gmm40(dim: int) -> IsotropicMixture:
-    """40 equal components, means uniform in [-40, 40]^d, variance softplus(1), standardised (arXiv 2601.21025)."""
+    """40 equal components, means uniform in [-40, 40]^d, variance softplus(1), standardised.
+
+    The benchmark of the DiffCLF paper (arXiv 2601.21025).
+    """
     uniform = torch.rand(40, dim, generator=generator_for(0, "gmm40", dim), dtype=torch.float64)
     variance = torch.full((dim,), math.log1p(math.e), dtype=torch.float64)
-    return IsotropicMixture(torch.full((40,), 1 / 40, dtype=torch.float64), 80 * uniform - 40, variance).standardised()
+    return IsotropicMixture(
+        torch.full((40,), 1 / 40, dtype=torch.float64), 80 * uniform - 40, variance
+    ).standardised()
 
 
 def two_modes(dim: int, distance: float = 5.0) -> IsotropicMixture:

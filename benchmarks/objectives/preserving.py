@@ -1,10 +1,10 @@
 """The variance-preserving picture of a ladder, in which DiffCLF's literature tells noise levels apart.
 
 A variance-preserving process x_t = α_t x_0 + √(1-α_t²) ε is z_σ = x_0 + σ ε with σ = √(1-α²)/α and x = α z
-= z/√(1+σ²). A score, a path or an effective sample size is the same in both pictures. A *classification* is not:
-which level does this x come from, with x/α_t put in place of z at each level t, is a harder question than which
-level does this z come from, since z tells its noise by its sheer size. Levels that both are all but Gaussian are
-the same density in x and far apart in z.
+= z/√(1+σ²). A score, a path or an effective sample size is the same in both pictures. A *classification* is
+not: which level does this x come from, with x/α_t put in place of z at each level t, is a harder question
+than which level does this z come from, since z tells its noise by its sheer size. Levels that both are all
+but Gaussian are the same density in x and far apart in z.
 """
 
 from dataclasses import replace
