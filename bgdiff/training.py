@@ -212,7 +212,7 @@ class Trainer:
             CheckpointError: the file is damaged, or belongs to other settings.
         """
         tensors, metadata = upgraded(*load_tensors(path))
-        if metadata.get("kind") != "training" or metadata.get("fingerprint") != self._fingerprint():
+        if metadata.get("kind") != "training" or not self._continues(metadata.get("fingerprint", {})):
             raise CheckpointError(f"{path}: belongs to a training with other settings or data")
         self.model.load_state_dict(_under(tensors, "model."))
         self.average.load_state_dict(_under(tensors, "average."))
@@ -358,6 +358,14 @@ class Trainer:
             "ladder": {k: config["ladder"][k] for k in ("sigma_min", "sigma_max", "n_training_rungs")},
             "data": [list(self.data.z.shape), float(self.data.z.sum(dtype=torch.float64))],
         }
+
+    def _continues(self, theirs: dict[str, Any]) -> bool:
+        """Whether a checkpoint's fingerprint is this trainer's, but for the order of a sum's terms: threads
+        share them out, and a run may go on with another number of threads."""
+        ours = self._fingerprint()
+        (shape, total), (their_shape, their_total) = ours.pop("data"), theirs.get("data", (None, math.nan))
+        rest = {key: value for key, value in theirs.items() if key != "data"}
+        return rest == ours and their_shape == shape and math.isclose(total, their_total, abs_tol=1e-6)
 
 
 def _normalisers(increments: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from bgdiff.config import RunConfig, make_config
 from bgdiff.coordinates import LatentTarget, WhitenedCoordinates
 from bgdiff.errors import CheckpointError, DataError
+from bgdiff.io import load_tensors, save_tensors
 from bgdiff.models import GaussianMixtureModel
 from bgdiff.random import generator_for
 from bgdiff.training import Trainer
@@ -169,6 +170,22 @@ def test_interrupt_at_any_step_leaves_a_usable_checkpoint(tmp_path: Path) -> Non
     whole = make_trainer(config)
     whole.run()
     assert torch.equal(whole.normalisers, again.normalisers)
+
+
+def test_another_order_of_summation_is_no_other_data(tmp_path: Path) -> None:
+    """Threads share out sums, and their number may change between interruption and resumption."""
+    trainer = make_trainer(small(10))
+    path = tmp_path / "checkpoint.safetensors"
+    trainer.save(path)
+    tensors, metadata = load_tensors(path)
+    shape, total = metadata["fingerprint"]["data"]
+    metadata["fingerprint"]["data"] = [shape, total * (1 + 1e-13)]
+    save_tensors(path, tensors, metadata)
+    trainer.load(path)
+    metadata["fingerprint"]["data"] = [shape, total + 1e-3]
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(CheckpointError, match="data"):
+        trainer.load(path)
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
