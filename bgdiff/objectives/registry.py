@@ -36,6 +36,13 @@ OBJECTIVES: dict[str, Entry] = {
         "bgdiff.objectives.diffclf:JensenShannon", learns_normalisers=True, takes_target=True
     ),
     "forward_kl": Entry("bgdiff.objectives.diffclf:ForwardKL", learns_normalisers=True),
+    "info_nce": Entry("bgdiff.objectives.infonce:InfoNCE", learns_normalisers=True),
+    "time_score": Entry("bgdiff.objectives.time_score:TimeScore", learns_normalisers=True),
+    "conditional_time_score": Entry(
+        "bgdiff.objectives.time_score:ConditionalTimeScore", learns_normalisers=True
+    ),
+    "rne": Entry("bgdiff.objectives.rne:RNE", trains_energy=False, learns_normalisers=True),
+    "fokker_planck": Entry("bgdiff.objectives.fokker_planck:FokkerPlanck", trains_energy=False),
     "sliced_score": Entry("bgdiff.objectives.sliced:SlicedScore"),
     "deen": Entry("bgdiff.objectives.deen:DEEN"),
     "energy_discrepancy": Entry("bgdiff.objectives.energy_discrepancy:EnergyDiscrepancy"),
