@@ -10,6 +10,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from command_line import call  # noqa: F401 (a fixture)
 from hypothesis import settings
+from report_run import molecule_report  # noqa: F401
 from twist_run import twist_run  # noqa: F401
 
 # A shell starts background jobs with Ctrl-C ignored, and processes inherit that: the tests of Ctrl-C would

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mdtraj
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -19,8 +20,9 @@ from bgdiff.analysis.results import (
     write_results,
 )
 from bgdiff.analysis.summarise import summarise
+from bgdiff.conformations import conformation_writer, save_structure, topology_of
 from bgdiff.io import write_json
-from bgdiff.systems import load_system
+from bgdiff.systems import System, load_system
 
 Arrays = dict[str, np.ndarray]
 
@@ -45,8 +47,13 @@ def _torsions(generator: np.random.Generator, n: int, positive: float) -> tuple[
     return {"phi": phi, "psi": psi}, (phi > 0) & (phi < np.radians(130))
 
 
-def molecule(directory: Path, n: int = 20_000, seed: int = 0, **changes: Any) -> Results:
-    """A good run on alanine dipeptide: 29 % of the data have φ > 0, in truth 0.9 %; log Z is -120."""
+def molecule(
+    directory: Path, n: int = 20_000, seed: int = 0, *, conformations: bool = False, **changes: Any
+) -> Results:
+    """A good run on alanine dipeptide: 29 % of the data have φ > 0, in truth 0.9 %; log Z is -120.
+
+    With ``conformations``, which tremble about the system's structure whatever their φ and ψ.
+    """
     generator = np.random.default_rng(seed)
     system = load_system("alanine_dipeptide_vacuum")
     data, _ = _torsions(generator, 2 * n, 0.29)
@@ -76,6 +83,10 @@ def molecule(directory: Path, n: int = 20_000, seed: int = 0, **changes: Any) ->
     )  # fmt: skip
     _write(directory, results, log_weight, energy, proposal, data, energies(2 * n, 0.0))
     np.savez(directory / "held_out.npz", log_weight=held_log_weight)
+    if conformations:
+        assert system.topology is not None
+        start = mdtraj.load(str(system.path / "topology.pdb")).xyz[0].astype(np.float64)
+        _write_conformations(directory, system, start + 0.008 * generator.standard_normal((n, *start.shape)))
     return results
 
 
@@ -201,6 +212,7 @@ def cluster(directory: Path, n: int = 3000, seed: int = 0, *, weighted: bool = T
     _write(directory, results, log_weight, energy, observables, data, data_energy)
     arrays = record.arrays(distances_of_data(y, chain, record.edges), weighted=weighted)
     np.savez(directory / "cluster.npz", **arrays)
+    _write_conformations(directory, system, x)
     return results
 
 
@@ -228,6 +240,14 @@ def history(n: int = 240, every: int = 10) -> list[dict[str, float]]:
             }
         records.append(record)
     return records
+
+
+def _write_conformations(directory: Path, system: System, x: np.ndarray) -> None:
+    topology = topology_of(system)
+    assert topology is not None
+    with conformation_writer(directory, topology, len(x), x.shape[1:]) as append:
+        append(x)
+    save_structure(directory / "topology.pdb", x[0], topology)
 
 
 def _write(

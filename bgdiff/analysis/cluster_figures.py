@@ -61,6 +61,7 @@ def cluster_structures(run: RunFiles) -> Iterator[RunFigure]:
         "exchange of equal particles. Sticks join neighbours; colour says how many a particle has.",
         f"Drawings of {len(pictures)} structures: " + ", ".join(picture.title for picture in pictures) + ".",
         structures(pictures, types=run.cluster["types"], columns=6 if x.shape[1] <= 20 else 3),
+        section="structures",
     )
 
 
@@ -104,6 +105,7 @@ def cluster_map(run: RunFiles, weight: Array) -> Iterator[RunFigure]:
             _regions(run.results, [info.name for info in axes]),
             labels=(labels[0], labels[1]),
         ),
+        section="surfaces",
     )
 
 
@@ -124,6 +126,7 @@ def cluster_distances(run: RunFiles) -> Iterator[RunFigure]:
         caption,
         f"Distribution of pair distances of {what_is_shown(run.results)}.",
         pair_distances(found, independent=independent_share(run.results)),
+        section="surfaces",
     )
 
 

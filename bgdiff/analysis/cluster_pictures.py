@@ -19,7 +19,7 @@ from bgdiff.analysis.cluster_render import Scene, render
 from bgdiff.analysis.style import COLOURS, DPI, WIDTH, styled
 from bgdiff.errors import ConfigError
 
-__all__ = ["BOND", "Canvas", "Picture", "strip", "structures"]
+__all__ = ["BOND", "Canvas", "Picture", "neighbour_colours", "strip", "structures"]
 
 Array = NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def structures(
     neighbours = [_neighbours(points, bond) for points in x]
     number = [np.bincount(pairs.ravel(), minlength=x.shape[1]) for pairs in neighbours]
     most, least = (int(pick([pick(found) for found in number])) for pick in (max, min))
-    colours = _colours(least, most)
+    colours = neighbour_colours(least, most)
     radius = _BALL * contact
     figure, canvases = strip(pictures, x, 1.2 * radius, columns)
     for canvas, points, pairs, found in zip(canvases, x, neighbours, number, strict=True):
@@ -155,7 +155,7 @@ def _neighbours(points: Array, bond: float) -> NDArray[np.intp]:
     return np.stack([first[close], second[close]], axis=1)
 
 
-def _colours(least: int, most: int) -> ListedColormap:
+def neighbour_colours(least: int, most: int) -> ListedColormap:
     """One colour for each number of neighbours from ``least`` to ``most``; a full shell, 12, stands out."""
     count = most - least + 1
     last = _BURIED if most >= 12 else _RAMP[-1]

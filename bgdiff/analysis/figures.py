@@ -14,6 +14,7 @@ from bgdiff.analysis.cluster_figures import (
     seen_by_all,
 )
 from bgdiff.analysis.free_energy_plots import rung_curves
+from bgdiff.analysis.ladder_plots import ladder_rungs
 from bgdiff.analysis.plots import (
     AngleSample,
     EnergySample,
@@ -37,18 +38,22 @@ from bgdiff.analysis.run_figure import (
     what_is_shown,
 )
 from bgdiff.analysis.run_files import RunFiles
+from bgdiff.analysis.rung_record import RungRecord
 from bgdiff.analysis.text import symbol
 from bgdiff.analysis.weights import normalised_weights
 
 __all__ = ["RunFigure", "draw_figures"]
 
 
-def draw_figures(run: RunFiles, exact: Mapping[str, ExactProfile] | None = None) -> Iterator[RunFigure]:
+def draw_figures(
+    run: RunFiles, exact: Mapping[str, ExactProfile] | None = None, rungs: RungRecord | None = None
+) -> Iterator[RunFigure]:
     """Yield every figure that the files allow.
 
     Args:
         run: files of the run.
         exact: known free-energy curves by observable.
+        rungs: what is known about every rung.
     """
     weight = normalised_weights(run.proposal["log_weight"])
     if is_cluster(run):
@@ -62,6 +67,8 @@ def draw_figures(run: RunFiles, exact: Mapping[str, ExactProfile] | None = None)
     yield _energies(run, weight)
     if not run.results.n_chains:
         yield _weights(run)
+    if rungs:
+        yield _rungs(run, rungs)
     if run.results.normalisers is not None:
         found = run.results.normalisers
         errors = [np.nan if error is None else error for error in found.mbar_std_error]
@@ -73,6 +80,7 @@ def draw_figures(run: RunFiles, exact: Mapping[str, ExactProfile] | None = None)
             f"Grey: the {found.LIMIT:g} kT within which they should agree.",
             "Learned free energies of the rungs against those of MBAR.",
             rung_curves(found.sigma, found.learned, found.mbar, errors, limit=found.LIMIT),
+            section="ladder",
         )
     if run.history:
         yield RunFigure(
@@ -82,6 +90,7 @@ def draw_figures(run: RunFiles, exact: Mapping[str, ExactProfile] | None = None)
             "on held-out data, and the standard deviation of the learned energy's error on held-out data.",
             "Loss terms and held-out diagnostics against training step.",
             training_history(run.history),
+            section="training",
         )
 
 
@@ -121,6 +130,7 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
         "the panels: basin populations.",
         f"Free-energy maps of {x} and {y} from {what_is_shown(run.results)}.",
         ramachandran_free_energy(samples, regions, labels=(symbol(x), symbol(y))),
+        section="surfaces",
     )
 
 
@@ -165,6 +175,7 @@ def _profiles(
             caption + (" Dashed vertical lines: basin boundaries." if ends else ""),
             f"Free energy along {info.name} from {what_is_shown(run.results)}.",
             figure,
+            section="surfaces",
         )
 
 
@@ -173,20 +184,53 @@ def _energies(run: RunFiles, weight: NDArray[np.float64]) -> RunFigure:
     samples = {"data": EnergySample(run.data["energy"])} if "energy" in run.data else {}
     if not run.results.n_chains:
         samples["proposal"] = EnergySample(energy)
-    samples[corrected(run.results)] = EnergySample(energy, weight)
+    samples[corrected(run.results)] = EnergySample(energy, weight, independent_share(run.results))
     return RunFigure(
         "energies",
         "Potential energy",
         "Distribution of the reduced potential energy on a linear (a) and a logarithmic (b) scale. The last "
-        "curve is the estimate of the true distribution; it differs from the data's where their basins "
-        "are in wrong proportion."
+        "curve is the estimate of the true distribution, with a band of one standard error; it differs from "
+        "the data's where their basins are in wrong proportion."
         + (
-            " In brackets: the overlap that two such sets from one distribution would have, by noise alone."
-            if is_cluster(run)
+            " Overlap: common area of two histograms; in brackets what two such sets from one distribution "
+            "would have, by noise alone."
+            if "data" in samples
             else ""
         ),
         f"Histograms of the potential energy of {what_is_shown(run.results)}.",
-        energy_histograms(samples, overlap=is_cluster(run)),
+        energy_histograms(samples, overlap="data" in samples),
+        section="energies",
+    )
+
+
+def _rungs(run: RunFiles, rungs: RungRecord) -> RunFigure:
+    parts = []
+    if rungs.steps:
+        parts.append(
+            "variance of each reverse step over that of the noise it takes back; well below 1 the density "
+            "changes over the length of a step, and more rungs there would help"
+        )
+    if rungs.populations:
+        parts.append(
+            "what each population is worth on its way from the prior (right) to the target; triangles: "
+            "resampled"
+        )
+        if any(np.isfinite(one.acceptance).any() for one in rungs.populations):
+            parts.append("acceptance of the moves at each rung")
+    if rungs.exchanges:
+        parts.append(
+            "how often neighbouring rungs exchange their points; the ladder is cut where this is least"
+        )
+    letters = [f"({letter}) " for letter in "abc"] if len(parts) > 1 else [""]
+    caption = "; ".join(f"{letter}{part}" for letter, part in zip(letters, parts, strict=False))
+    config = run.manifest.get("config", {}).get("correction", {})
+    return RunFigure(
+        "ladder",
+        "Rung by rung",
+        caption[0].upper() + caption[1:] + ". σ is in units of the whitened latents.",
+        "Diagnostics of each rung of the ladder against its noise level.",
+        ladder_rungs(rungs, threshold=config.get("threshold") if rungs.populations else None),
+        section="ladder",
     )
 
 
@@ -203,4 +247,5 @@ def _weights(run: RunFiles) -> RunFigure:
         "generalised Pareto distribution fitted to them; above k = 0.7 error bars can't be trusted.",
         "Distribution, cumulative share and Pareto tail of the importance weights.",
         weight_distribution(run.proposal["log_weight"], held_out),
+        section="weights",
     )

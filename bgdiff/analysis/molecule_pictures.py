@@ -16,7 +16,7 @@ from bgdiff.errors import ConfigError
 if TYPE_CHECKING:
     import mdtraj
 
-__all__ = ["molecule_structures"]
+__all__ = ["ball_and_sticks", "molecule_structures"]
 
 Array = NDArray[np.float64]
 
@@ -33,7 +33,6 @@ _OTHER = (0.45, 0.66, 0.45)
 _RADII, _HEAVY, _STICK = {"H": 0.026}, 0.038, 0.014  # nm
 
 
-@styled
 def molecule_structures(
     pictures: Sequence[Picture], topology: "mdtraj.Topology", *, columns: int = 6
 ) -> Figure:
@@ -57,11 +56,28 @@ def molecule_structures(
     first = clearest_view(x[0])
     first -= first[chosen].mean(0)
     x = np.stack([points @ rigid_rotation(points[chosen], first[chosen]) for points in x])
-    radii = np.array([_RADII.get(symbol, _HEAVY) for symbol in symbols])
-    colours = np.array([_COLOURS.get(symbol, _OTHER) for symbol in symbols])
     bonds = np.array([(one.index, other.index) for one, other in topology.bonds], dtype=np.intp).reshape(
         -1, 2
     )
+    superposed = [picture._replace(x=points) for picture, points in zip(pictures, x, strict=True)]
+    return ball_and_sticks(superposed, symbols, bonds, columns=columns)
+
+
+@styled
+def ball_and_sticks(
+    pictures: Sequence[Picture], symbols: Sequence[str], bonds: NDArray[np.intp], *, columns: int = 6
+) -> Figure:
+    """Draw conformations of a molecule as they lie, on one scale.
+
+    Args:
+        pictures: conformations ``(N, 3)`` in nm.
+        symbols: element of each atom, empty if unknown.
+        bonds: ``(M, 2)``.
+        columns: conformations in a row.
+    """
+    x = np.stack([picture.x for picture in pictures])
+    radii = np.array([_RADII.get(symbol, _HEAVY) for symbol in symbols])
+    colours = np.array([_COLOURS.get(symbol, _OTHER) for symbol in symbols])
     figure, canvases = strip(pictures, x, 1.2 * float(radii.max()), columns, legend=False)
     for canvas, points in zip(canvases, x, strict=True):
         canvas.draw(Scene(points, radii, colours, bonds, _STICK))

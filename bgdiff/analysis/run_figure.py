@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.figure import Figure
 
@@ -9,6 +10,7 @@ from bgdiff.analysis.results import BasinPopulation, ObservableInfo, Results
 
 __all__ = [
     "RunFigure",
+    "Section",
     "basin_conditions",
     "boundaries",
     "corrected",
@@ -17,15 +19,21 @@ __all__ = [
 ]
 
 
+Section = Literal["structures", "surfaces", "energies", "weights", "ladder", "training", "free-energies"]
+
+
 @dataclass(frozen=True, slots=True)
 class RunFigure:
-    """A figure with what is said about it; ``name`` is its file name without suffix."""
+    """A figure with what is said about it; ``name`` is its file name without suffix, ``section`` the part of
+    the report it belongs to.
+    """
 
     name: str
     title: str
     caption: str
     alt: str
     figure: Figure
+    section: Section = "free-energies"
 
 
 def corrected(results: Results) -> str:

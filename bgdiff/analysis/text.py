@@ -7,6 +7,7 @@ __all__ = [
     "count",
     "fraction",
     "kt_in_kj_per_mol",
+    "one_decimal",
     "percent",
     "plus_minus",
     "seconds",
@@ -75,6 +76,11 @@ def symbol(observable: str) -> str:
 def two_decimals(value: float | None, sign: bool = False) -> str:
     """``−0.52``, with the sign spelled out if asked; a dash if not known."""
     return "–" if value is None else _minus(f"{round(value, 2) + 0.0:{'+' if sign else ''}.2f}")
+
+
+def one_decimal(value: float) -> str:
+    """``−62.3``."""
+    return _minus(f"{round(value, 1) + 0.0:.1f}")
 
 
 def count(value: float) -> str:
