@@ -126,10 +126,19 @@ class RoundsConfig(Settings):
     moves: Annotated[int, Field(ge=0, le=1000)] = 0
     """MALA moves under the target that each corrected sample makes before it is trained on, a target force
     each. They take copies of one sample apart: of use where few samples carry the weight."""
+    frames: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Conformations that each corrected sample gives to train on, so many moves apart. For larger molecules:
+    fast coordinates change in a few moves, at a small part of the price of another sample."""
     least_share: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Smallest share of the training data, first and further, that a basin with samples gets. Needed where
     the data hold a basin in a few frames only, which a model would not learn to visit; above a basin's
     population it costs effective samples."""
+
+    @model_validator(mode="after")
+    def _moving(self) -> "RoundsConfig":
+        if self.frames > 1 and not self.moves:
+            raise ValueError("frames of one corrected sample are moves apart: set moves, to 5 for example")
+        return self
 
 
 class SamplingConfig(Settings):

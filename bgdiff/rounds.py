@@ -158,7 +158,7 @@ def _correct(
     chosen = systematic(round_log_weight(power * log_weight, basin, settings.least_share), stream)
     data = TrainingData(z[chosen], log_density[chosen], score[chosen], basin[chosen])
     if settings.moves:
-        data, spent = _moved(generator, latent, data, settings.moves, stream)
+        data, spent = _moved(generator, latent, data, settings.moves, settings.frames, stream)
         evaluations += spent
     _warn_of_empty_basins(run, prepared, basin, log_weight, index)
     stored = {"log_weight": log_weight.numpy()} | ({} if family is None else {"family": family})
@@ -227,9 +227,11 @@ def _moved(
     latent: LatentTarget,
     data: TrainingData,
     moves: int,
+    frames: int,
     stream: torch.Generator,
 ) -> tuple[TrainingData, int]:
-    """Let samples move under the target; also the target evaluations that took."""
+    """Let samples move under the target, which keeps their distribution, and take a frame of all of them
+    every so many moves; also the target evaluations that took."""
     ladder = generator.ladder
     periodic = ladder.model.periodic.cpu()
     target = TargetDensity(latent, periodic)
@@ -237,9 +239,17 @@ def _moved(
     move: AdaptiveMove = mala(scale, 1.65 * len(scale) ** (-1 / 6))
     pilot = torch.arange(min(len(data.z), 200))
     move, _ = adapt_step(move, target.evaluate(data.z[pilot]), target, stream, _MOVE_ROUNDS)
-    state, _ = apply_moves([move] * moves, target.evaluate(data.z), target, stream)
-    spent = len(pilot) * (1 + _MOVE_ROUNDS) + len(data.z) * (1 + moves)
-    return TrainingData(state.z, state.log_density, state.score, data.basin), spent
+    state, taken = target.evaluate(data.z), []
+    for _ in range(frames):
+        state, _ = apply_moves([move] * moves, state, target, stream)
+        taken.append(state)
+    spent = len(pilot) * (1 + _MOVE_ROUNDS) + len(data.z) * (1 + moves * frames)
+    return TrainingData(
+        torch.cat([frame.z for frame in taken]),
+        torch.cat([frame.log_density for frame in taken]),
+        torch.cat([frame.score for frame in taken]),
+        data.basin.repeat(frames),
+    ), spent
 
 
 def _warn_of_rare_basins(run: "Run", basin: Tensor) -> None:

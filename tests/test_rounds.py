@@ -14,9 +14,12 @@ from test_run import Stop, same_results
 
 from bgdiff.analysis.results import read_results
 from bgdiff.analysis.verdict import Level, verdict
+from bgdiff.coordinates import LatentTarget
 from bgdiff.errors import CheckpointError
 from bgdiff.free_energies.samples import RunSamples
 from bgdiff.free_energy.importance import free_energy_difference
+from bgdiff.generator import BoltzmannGenerator
+from bgdiff.io import load_tensors
 from bgdiff.ladder.resampling import effective_size
 from bgdiff.outputs import load_arrays
 from bgdiff.round_samples import EarlierRound, earlier_rounds
@@ -113,7 +116,15 @@ def test_a_well_without_data_is_not_claimed(tmp_path: Path, caplog: pytest.LogCa
 
 
 POPULATIONS: dict[str, Any] = {
-    "rounds": {"n_rounds": 1, "method": "smc", "n_samples": 3000, "n_rungs": 20, "steps": 400},
+    "rounds": {
+        "n_rounds": 1,
+        "method": "smc",
+        "n_samples": 3000,
+        "n_rungs": 20,
+        "steps": 400,
+        "moves": 2,
+        "frames": 3,
+    },
     "sampling": {"n_samples": 3000, "chunk": 1500, "n_held_out": 100},
     "correction": {"threshold": 0.95, "bridge_places": 3, "pilot_particles": 50},
 }
@@ -141,8 +152,18 @@ def test_rounds_of_populations_put_proportions_right(tmp_path: Path) -> None:
     assert difference.std_error < estimate.std_error  # pooled with the final walks
     record = json.loads((path / "rounds/01/round.json").read_text())
     assert record["effective_fraction"] < effective_size(torch.from_numpy(earlier.log_weight)) / 3000
-    # each particle: the end of the bridge, two places with a move, and once more to weigh it
-    assert record["target_evaluations"] > 3000 * 4
+    # each particle: the end of the bridge, two places with a move, once more to weigh it, and the moves
+    assert record["target_evaluations"] > 3000 * (4 + 1 + 6)
+    tensors, _ = load_tensors(path / "rounds/01/corrected.safetensors")
+    assert tensors["z"].shape == (9000, 2)
+    frames = tensors["z"].reshape(3, 3000, 2)
+    assert not torch.equal(frames[0], frames[2])
+    generator = BoltzmannGenerator.load(run.trained_generator(0), run.system)
+    latent = LatentTarget(run.system.target, generator.coordinates)
+    torch.testing.assert_close(tensors["log_density"], latent.log_density(tensors["z"]))
+    for frame in frames:  # all are of the target
+        right = float((generator.coordinates.to_x(frame)[0][:, 0, 0] > 0).double().mean())
+        assert abs(math.log(right / (1 - right)) + DELTA_F) < 0.35
     pool = RunSamples(run).rounds[0]
     assert pool.family is not None
     assert sum(len(part) for part in pool.parts) == 3000
