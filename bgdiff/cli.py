@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import bgdiff
+from bgdiff.cli_compare import compare
 from bgdiff.cli_data import data_app
 from bgdiff.cli_export import export
 from bgdiff.cli_free_energy import free_energy
@@ -173,6 +174,7 @@ def reweight(
 
 _stage_command("report", "Draw the figures and write report.html.")
 app.command("free-energy", rich_help_panel="Free energies")(free_energy)
+app.command("compare", rich_help_panel="Run")(compare)
 app.command("export", rich_help_panel="Other programs")(export)
 
 
