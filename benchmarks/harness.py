@@ -36,6 +36,7 @@ def main(
     measure: Callable[[bool, int, Path, Console], list[Row]],
     description: str,
     tables: Callable[[list[Row]], Iterable[Table]] | None = None,
+    draw: Callable[[list[Row], Path, Path], None] | None = None,
 ) -> None:
     """Parse the options, measure, print a table, and write JSON if asked to.
 
@@ -43,16 +44,25 @@ def main(
         measure: called with (quick, seed, folder for what it makes, console); returns rows of plain values,
             the first of which names the row.
         tables: how to show the rows; one column per row if None.
+        draw: called with (rows, that folder, file) if a figure is asked for.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="a reduced form, to see that it works")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the work here, and continue it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
+    if draw is not None:
+        parser.add_argument(
+            "--figure", type=Path, metavar="FILE", help="draw the figure of the documentation"
+        )
     arguments = parser.parse_args()
     console = Console()
     with tempfile.TemporaryDirectory() as scratch:
-        rows = measure(arguments.quick, arguments.seed, arguments.keep or Path(scratch), console)
+        folder = arguments.keep or Path(scratch)
+        rows = measure(arguments.quick, arguments.seed, folder, console)
+        if draw is not None and arguments.figure:
+            draw(rows, folder, arguments.figure)
+            console.print(f"wrote {arguments.figure}")
     for table in [_columns(name, rows)] if tables is None else tables(rows):
         console.print(table)
     if arguments.json:

@@ -115,7 +115,8 @@ def sample_smc(
         target: the density at rung 0, in the model's latents: :meth:`Composition.target
             <bgdiff.models.composition.Composition.target>`, a :class:`~bgdiff.coordinates.LatentTarget`, or
             :class:`~bgdiff.models.composition_parts.RungTarget` for a model in closed form.
-        sigma: noise ``(K+1,)``, from 0 up; by default ``n_rungs`` levels over the range of the model.
+        sigma: noise ``(K+1,)``, from 0 up; by default ``n_rungs`` levels over the range of the model, placed
+            where the pilot's weights scatter.
         population: particles that interact, at most; n is divided evenly.
         pilot: particles of the pilot.
         moves: at every rung.
@@ -142,7 +143,8 @@ def sample_smc(
     stream = generator_for(seed, "model", "pilot", device=device)
     if isinstance(model, Composition) and model.divides:
         check_confined(model, levels, stream)
-    ladder = data_free_ladder(model, levels, pilot, stream, recipes=moves, progress=part(0))
+    respace = sigma is None
+    ladder = data_free_ladder(model, levels, pilot, stream, recipes=moves, respace=respace, progress=part(0))
     resampler = Resampler(threshold)
     plan = tuned_plan(
         ladder, moves, pilot, stream, resampler=resampler, knots=_KNOTS, rounds=_ROUNDS, progress=part(1)
@@ -171,6 +173,7 @@ def sample_smc(
 
 
 def _levels(model: EnergyModel, sigma: Tensor | None, n_rungs: int) -> Tensor:
+    """The levels of the pilot."""
     lowest, highest = noise_range(model)
     if sigma is None:
         scale = getattr(model, "noise_scale", 1.0)

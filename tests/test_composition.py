@@ -33,6 +33,7 @@ from bgdiff.models import (
     product,
     tempered,
 )
+from bgdiff.models.composition_parts import Normaliser
 
 REAL = torch.zeros(2, dtype=torch.bool)
 PLANE = 1.5 * torch.randn(40, 2, generator=seeded(1), dtype=torch.float64)
@@ -168,7 +169,7 @@ def test_what_is_impossible_stays_so() -> None:
 
 def test_networks_are_stored_with_their_composition(tmp_path: Path) -> None:
     one, two = trained(seed=1), trained(seed=2)
-    tables = [(torch.tensor([0.0, 0.1, 1.0]), torch.tensor([0.3, 0.2, 0.7])), -1.5]
+    tables: list[Normaliser] = [(torch.tensor([0.0, 0.1, 1.0]), torch.tensor([0.3, 0.2, 0.7])), -1.5]
     model = product(
         mixture(one, tempered(two, 0.5), weights=[1, 3], normalisers=tables), two, exponents=[1, -0.3]
     )

@@ -31,7 +31,7 @@ from bgdiff.models import (
     tempered,
 )
 
-LEVELS = noise_levels(16, 0.1, 6.0)
+LEVELS = noise_levels(12, 0.1, 6.0)
 MALA = (MoveRecipe("mala"),)
 
 
@@ -219,9 +219,9 @@ def test_senseless_requests_are_refused() -> None:
         sampled(tempered(network, 2.0))
     with pytest.raises(ConfigError, match="at least 2 samples"):
         sampled(one, 1)
-    with pytest.raises(ConfigError, match=r"rung 16 .*top rung is not the prior.*smaller width"):
+    with pytest.raises(ConfigError, match=r"rung 12 .*top rung is not the prior.*smaller width"):
         steep = Potential(lambda z: 500 * z.square().sum(1), one.periodic)
         sampled(product(one, steep))
     nowhere = Potential(lambda z: torch.nan * z[:, 0], one.periodic)
-    with pytest.raises(CorrectionError, match="rung 16 .*no finite density"):
+    with pytest.raises(CorrectionError, match="rung 12 .*no finite density"):
         sampled(product(one, nowhere))

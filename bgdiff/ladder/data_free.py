@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bgdiff.errors import ConfigError, CorrectionError
 from bgdiff.ladder.densities import State
+from bgdiff.ladder.levels import even_levels
 from bgdiff.ladder.moves import move_scale
 from bgdiff.ladder.paths import Ladder
 from bgdiff.ladder.pilot import MoveRecipe
@@ -36,6 +37,7 @@ def data_free_ladder(
     generator: torch.Generator,
     *,
     recipes: Sequence[MoveRecipe] = (MoveRecipe("mala", 2),),
+    respace: bool = False,
     progress: Progress = silent,
 ) -> Ladder:
     """A ladder whose reverse steps are measured on a pilot of n particles.
@@ -43,6 +45,7 @@ def data_free_ladder(
     Args:
         sigma: noise ``(K+1,)``, from 0 up.
         recipes: moves at every rung, with the steps that are best for normal densities.
+        respace: put the K rungs between the same ends where the pilot's weights scattered.
 
     Raises:
         ConfigError: the model's top rung is not near the prior.
@@ -71,7 +74,13 @@ def data_free_ladder(
         ]
         population = settle(weighed, density, moves, plan.resampler, generator)
         progress(top - k, top)
-    return replace(plan.ladder, moments=moments)
+    ladder = replace(plan.ladder, moments=moments)
+    if not respace:
+        return ladder
+    # of the steps from rung 2 to rung 1, from 3 to 2, …; a variance ∝ (step in ln σ)²
+    overlaps = torch.tensor([record.conditional_fraction for record in reversed(population.records)])
+    variances = -overlaps.to(torch.float64).clamp(1e-6, 1).log()
+    return ladder.at(even_levels(sigma, variances.to(sigma.device), top))
 
 
 def check_confined(model: EnergyModel, sigma: Tensor, generator: torch.Generator) -> None:
