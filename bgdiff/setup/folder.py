@@ -15,6 +15,7 @@ from bgdiff.setup.basins import Basins, basins_of, example_basins
 from bgdiff.setup.checks import check_molecule
 from bgdiff.setup.lengths import simulation_lengths
 from bgdiff.setup.molecule import Molecule, Tell, atom_label, bond_pairs, silent
+from bgdiff.setup.recommended import recommended_settings
 from bgdiff.setup.sources import Source
 from bgdiff.setup.starts import conformations
 from bgdiff.setup.system_yaml import Content, system_yaml
@@ -87,7 +88,10 @@ def new_system(
 
         def write(chosen: Basins) -> None:
             title = _title(name, molecule, temperature)
-            content = Content(name, title, temperature, origin, torsions, chosen, starts, lengths)
+            content = Content(
+                name, title, temperature, origin, torsions, chosen, starts, lengths,
+                recommended_settings(molecule.topology.getNumAtoms()),
+            )  # fmt: skip
             write_text(folder / "system.yaml", system_yaml(content))
 
         _write_molecule(folder, molecule, source.label)

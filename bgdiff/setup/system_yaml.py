@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bgdiff.observable_spec import ConditionSpec
@@ -29,6 +29,8 @@ class Content:
     starts: Sequence[Mapping[str, float]]
     """Torsions in degrees by name"""
     lengths: Lengths
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of runs with the standard preset, by section"""
 
 
 def system_yaml(content: Content) -> str:
@@ -71,6 +73,11 @@ def _lines(content: Content) -> Iterator[str]:
     yield _commented(
         "data: {file: data/md.dcd, provenance: data/md.json}", f"bgdiff data generate {content.name}"
     )
+    if content.settings:
+        yield ""
+        yield _commented("settings:", "of runs: what molecules of this size were found to need")
+        yield "  standard:"
+        yield from (f"    {section}: {_mapping(values)}" for section, values in content.settings.items())
     yield ""
     yield from _generate(content)
     yield ""
@@ -128,8 +135,12 @@ def _number(value: float) -> str:
     return f"{value:.12g}"
 
 
-def _mapping(values: Mapping[str, float]) -> str:
-    return "{" + ", ".join(f"{name}: {value:g}" for name, value in values.items()) + "}"
+def _mapping(values: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{name}: {_value(value)}" for name, value in values.items()) + "}"
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
 
 def _commented(text: str, comment: str) -> str:
