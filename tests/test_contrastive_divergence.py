@@ -39,7 +39,7 @@ def equilibrated(kernel: str, chains: int = 400) -> ContrastiveDivergence:
 
 
 def test_minimum_at_truth() -> None:
-    objective = equilibrated("mala", 2000).eval()  # chains are left as they were drawn
+    objective = equilibrated("mala", 1000).eval()  # chains are left as they were drawn
     assert_minimum_at_truth(gradients(objective, AT_TRUTH), gradients(objective, PERTURBED))
 
 
@@ -74,7 +74,7 @@ def test_unadjusted_chains_have_their_known_bias() -> None:
 
 def test_chains_move_to_the_model() -> None:
     """From the prior to a narrower normal, at every rung, on a periodic axis too."""
-    objective = make_objective("contrastive_divergence", setup(TRUTH.parts[1], SIGMA), {"moves": 60})
+    objective = make_objective("contrastive_divergence", setup(TRUTH.parts[1], SIGMA), {"moves": 30})
     assert isinstance(objective, ContrastiveDivergence)
     model = TRUTH.parts[1]
     for step in range(3):

@@ -35,7 +35,7 @@ def exact(s: float, v: Tensor, t: float) -> Tensor:
 def test_one_negative_against_quadrature() -> None:
     """M = w = 1 is E[softplus(U(x) - U(x'))] over two correlated normals."""
     s, t, v = 0.8, 0.5, torch.tensor([0.4, 0.8, 2.0], dtype=torch.float64)
-    x = normal(200_000, s, 1)
+    x = normal(100_000, s, 1)
     points = perturb(x, torch.full_like(x, t), 1, REAL, seeded(2))
     nodes, weight = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(80))
     weight = weight / weight.sum()

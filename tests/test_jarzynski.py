@@ -150,7 +150,7 @@ def truth(theta: Tensor) -> tuple[Tensor, Tensor]:
 def test_gradient_while_the_model_changes(kernel: str, step: float) -> None:
     """As in training: the parameters change between visits, the gradient stays that of the likelihood."""
     data = GaussianModel(MEAN, VARIANCE)
-    options = {"walkers": 1500, "kernel": kernel, "step": step, "rungs": 2}
+    options = {"walkers": 800, "kernel": kernel, "step": step, "rungs": 2}
     path = [torch.tensor([0.5 * s, 0.6 * s], dtype=torch.float64) for s in (-1.0, -0.5, 0.0, 0.5, 1.0)]
     last, objectives, rows = path[-1], [], []
     for repeat in range(20):
@@ -160,7 +160,7 @@ def test_gradient_while_the_model_changes(kernel: str, step: float) -> None:
             at = theta.clone().requires_grad_(True)
             model = Gaussian(MEAN, VARIANCE, at)
             seed = 100 * repeat + index
-            loss = objective.loss(problem(model, data.sample(600, seeded(seed)), SIGMA, seed))
+            loss = objective.loss(problem(model, data.sample(400, seeded(seed)), SIGMA, seed))
         rows.append(torch.autograd.grad(loss, at)[0])
         objectives.append(objective)
     gradient = torch.stack(rows)
@@ -180,7 +180,7 @@ def test_gradient_vanishes_at_the_truth() -> None:
     rows = []
     for repeat in range(20):
         made_for = setup(Gaussian(MEAN, VARIANCE), SIGMA, repeat)
-        objective = make_objective("jarzynski", made_for, {"walkers": 1000})
+        objective = make_objective("jarzynski", made_for, {"walkers": 600})
         at = torch.zeros(2, dtype=torch.float64, requires_grad=True)
         for index in range(2):
             points = data.sample(400, seeded(repeat))

@@ -40,9 +40,9 @@ def run_chains(
 class ContrastiveDivergenceOptions(Options):
     """Of :class:`ContrastiveDivergence`."""
 
-    chains: Annotated[int, Field(ge=1, le=1_000_000)] = 128
-    """Chains M of each rung."""
-    moves: Annotated[int, Field(ge=1, le=10_000)] = 1
+    chains: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    """Chains M of each rung. The more there are, the longer each of them waits for its next move."""
+    moves: Annotated[int, Field(ge=1, le=10_000)] = 4
     """Of each chain in a training step that uses it; a score each."""
     kernel: Literal["mala", "ula"] = "mala"
     """With accepting and rejecting, or without."""
@@ -58,7 +58,10 @@ class ContrastiveDivergence(Objective):
     Each point of the batch is compared with one chain of its own rung, drawn from that rung's pool, which has
     just moved under the current model. Chains lag behind the model, and those of separated modes do not
     exchange: the gradient is biased by an unknown amount, and relative weights of modes are what it knows
-    least. Here to be compared with. Acts on every rung of the batch; leaves the normalisers alone.
+    least. Where the model runs away from its chains (one move per step is too few at a learning rate of
+    0.003) the loss falls without bound. Here to be compared with.
+
+    Acts on every rung of the batch; leaves the normalisers alone.
     """
 
     name = "contrastive_divergence"
