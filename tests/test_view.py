@@ -154,7 +154,7 @@ def test_a_widget_never_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     widget, note, picture_shown = displayed(view, monkeypatch)
     assert "application/vnd.jupyter.widget-view+json" in widget
     assert "JupyterLab" in widget["text/plain"]
-    assert "stays blank" in note["text/html"]
+    assert "Nothing there?" in note["text/html"]
     assert picture_shown["text/plain"] == view.caption
     assert view._repr_mimebundle_()["image/png"] == picture_shown["image/png"]
     pixels = image.imread(io.BytesIO(view.png), format="png")

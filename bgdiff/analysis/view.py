@@ -54,6 +54,10 @@ __all__ = [
 _CONTACT = 0.38  # nm: about the distance of two argon atoms where they attract most
 _SINGLE = 6  # structures side by side where there are no groups
 _DPI = 160
+_HINT = (
+    "Interactive view above: drag to turn, scroll to zoom. Nothing there? This page has no widgets, or "
+    "nglview does not fit the notebook's. The picture below shows the same conformations."
+)
 
 
 @dataclass(frozen=True)
@@ -138,12 +142,7 @@ class View:
         else:
             note = "Interactive view: open the notebook in JupyterLab and run this cell."
             display({**dict(bundle), "text/plain": note}, raw=True)
-            display(
-                HTML(
-                    "<p><small>Above: drag to turn, scroll to zoom. If it stays blank, nglview does not fit "
-                    "this notebook's widgets; the picture below shows the same conformations.</small></p>"
-                )
-            )
+            display(HTML(f"<p><small>{_HINT}</small></p>"))
         width = round(110 * float(self.figure.get_size_inches()[0]))
         display(
             {"image/png": self.png, "text/plain": self.caption},
@@ -233,7 +232,7 @@ def shown_trajectory(
     import mdtraj
 
     from bgdiff.analysis.alignment import superposed
-    from bgdiff.analysis.cluster_geometry import contact_length
+    from bgdiff.analysis.cluster_geometry import contact_length, rigid_rotation
     from bgdiff.conformations import in_space, topology_of
 
     topology = topology_of(system)
@@ -247,9 +246,10 @@ def shown_trajectory(
     if system.topology is None:
         x = superposed(x, x[0] - x[0].mean(0), _types(system)) * (_CONTACT / contact_length(x))
         return mdtraj.Trajectory(in_space(x).astype(np.float32), topology)
-    trajectory = mdtraj.Trajectory(x.astype(np.float32), topology)
     atoms = heavy_atoms(topology) if align is None else _selected(topology, align)
-    return trajectory.superpose(trajectory[0], atom_indices=atoms, parallel=False)
+    x = x - x[:, atoms].mean(1, keepdims=True)
+    x = np.stack([points @ rigid_rotation(points[atoms], x[0, atoms]) for points in x])
+    return mdtraj.Trajectory(x.astype(np.float32), topology)
 
 
 def _at_places(

@@ -150,7 +150,9 @@ def _by_cluster(chosen: Chosen, system: "System", n_clusters: int) -> Grouping:
         members = np.flatnonzero(found.label == k)
         # the medoid first: it is what is drawn where one has to stand for all
         members = np.concatenate([[found.medoid[k]], members[members != found.medoid[k]]])
-        note = f"{members.size} of {len(chosen.rows)}; radius {found.radius[k]:.2g}{unit}"
+        note = f"{members.size} of {len(chosen.rows)}"
+        if members.size > 1:
+            note += f"; radius {found.radius[k]:.2g}{unit}"
         groups.append(Group(f"cluster {k + 1}", PALETTE[k % len(PALETTE)], members, note))
     how = "RMSD of heavy atoms" if system.topology is not None else "sorted distances of all pairs"
     meaning = (
