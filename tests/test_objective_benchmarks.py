@@ -222,7 +222,9 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
 
     chosen = list(settings_of(study, True)["objectives"])[:2]
     arguments = [study, "--quick", "--keep", str(tmp_path), "--objectives", ";".join(chosen)]
-    first = main([*arguments, "--json", str(tmp_path / "rows.json")])
+    first = main([*arguments, "--json", str(tmp_path / "rows.json"), "--figures", str(tmp_path)])
+    assert all(file.stat().st_size < 400_000 for file in tmp_path.glob("*.png"))
+    assert any(tmp_path.glob("*.png"))
     assert [row["objective"] for row in first] == chosen
     assert all(row["CPU s"] > 0 and "failed" not in row for row in first)
     written = json.loads((tmp_path / "rows.json").read_text())
@@ -246,3 +248,19 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
         main(arguments)
     with pytest.raises(ConfigError, match="no objective"):
         main([study, "--quick", "--objectives", "nonsense"])
+
+
+@pytest.mark.slow
+def test_alanine_study(tmp_path: Path) -> None:
+    """A variant of training is a run; what it reaches is in its row, and it is not trained twice."""
+    from benchmarks.objectives.__main__ import main
+
+    arguments = ["alanine", "--quick", "--keep", str(tmp_path), "--objectives", "reach 1"]
+    (row,) = main(arguments)
+    assert row["settings"]["training"]["reach"] == 1.0
+    assert row["held-out energy sd / kT"] > 0
+    assert row["basin"]["std error"] > 0
+    assert 0 < row["ESS"] <= 1
+    next(tmp_path.glob("*.json")).unlink()
+    (again,) = main(arguments)
+    assert {**again, "basin": None} == {**row, "basin": None}

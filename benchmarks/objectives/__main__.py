@@ -9,8 +9,10 @@ from rich.console import Console
 
 import benchmarks.objectives
 from benchmarks.harness import Row, environment
+from benchmarks.objectives.alanine_study import alanine_jobs, alanine_tables
 from benchmarks.objectives.jobs import finished_rows, settings_of
 from benchmarks.objectives.mixture_study import mixture_jobs, mixture_tables
+from benchmarks.objectives.pictures import draw_study
 from benchmarks.objectives.planar_study import planar_jobs, planar_tables
 from bgdiff.errors import ConfigError
 from bgdiff.io import write_json
@@ -21,6 +23,7 @@ _STUDIES = {
     "gmm": (mixture_jobs, mixture_tables),
     "modes": (mixture_jobs, mixture_tables),
     "planar": (planar_jobs, planar_tables),
+    "alanine": (alanine_jobs, alanine_tables),
 }
 
 
@@ -42,6 +45,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     )
     parser.add_argument("--part", default="0/1", metavar="I/N", help="do every N-th job, from the I-th")
     parser.add_argument("--read", action="store_true", help="do nothing, show what is finished")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the study's figures into DIR")
     given = parser.parse_args(arguments)
     console = Console(width=170)
     settings = settings_of(given.study, given.quick)
@@ -49,7 +53,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     for name in chosen or ():
         if name not in settings["objectives"]:
             raise ConfigError(f"no objective {name!r}; there are: {'; '.join(settings['objectives'])}")
-    if given.dims is not None:
+    if given.dims is not None and "dims" in settings:
         settings["dims"] = [int(dim) for dim in given.dims.split(",")]
     make_jobs, tables = _STUDIES[given.study]
     jobs = make_jobs(given.study, settings, chosen, given.seeds or settings["seeds"])
@@ -64,6 +68,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         content = {"name": f"objectives {given.study}", "environment": environment(), "rows": rows}
         write_json(given.json, {**content, "quick": given.quick})
         console.print(f"wrote {given.json}")
+    if given.figures:
+        for file in draw_study(given.study, rows, given.figures):
+            console.print(f"wrote {file}")
     return rows
 
 

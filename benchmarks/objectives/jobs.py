@@ -26,12 +26,12 @@ class Job:
     Args:
         key: name of its file.
         describes: all that decides its result; stored with it.
-        run: does the work; returns plain values.
+        run: does the work, in a folder of its own if it needs one; returns plain values.
     """
 
     key: str
     describes: Row
-    run: Callable[[Progress], Row]
+    run: Callable[[Progress, Path], Row]
 
 
 def key_of(*parts: str) -> str:
@@ -75,7 +75,7 @@ def finished_rows(
             continue
         try:
             with progress.stage(job.key) as report:
-                result = job.run(report)
+                result = job.run(report, folder / job.key)
         except (FloatingPointError, BgdiffError) as error:  # a result, too: the others go on
             result = {"failed": str(error)}
         write_json(file, {**job.describes, **result})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def _job(study: str, settings: dict[str, Any], dim: int, name: str, recipe: dict
         "measured_per_level": settings["measured_per_level"],
     }
 
-    def run(progress: Progress) -> Row:
+    def run(progress: Progress, folder: Path) -> Row:
         truth = _DENSITIES[study](dim)
         sigma = linear_vp_levels(settings["n_levels"])
         fitted = fit(stream_of(truth), sigma, truth.width, Recipe(**recipe), seed, progress)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def _job(
     own = {"study": study, "set": name, "objective": objective, "seed": seed, "recipe": recipe}
     describes: Row = own | shared
 
-    def run(progress: Progress) -> Row:
+    def run(progress: Progress, folder: Path) -> Row:
         draw, ladder, sampling = standardised(name), settings["ladder"], settings["sampling"]
         sigma = noise_levels(ladder["n_levels"], ladder["sigma_min"], ladder["sigma_max"])
         fitted = fit(lambda n, g: (draw(n, g), None), sigma, torch.ones(2), Recipe(**recipe), seed, progress)

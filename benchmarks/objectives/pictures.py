@@ -1,0 +1,158 @@
+"""Figures of the studies, from their rows."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.harness import Row
+from bgdiff.analysis.style import COLOURS, WIDTH, save_figure, styled
+
+__all__ = ["draw_study"]
+
+# of things without order: those of Okabe & Ito (2008)
+_CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+_LINES = ("-", "--", ":", "-.")
+
+
+def draw_study(study: str, rows: list[Row], folder: Path) -> list[Path]:
+    """Write the figures of a study into a folder; returns what was written."""
+    good = [row for row in rows if "failed" not in row]
+    drawings = {
+        "gmm": {"levels": _levels, "classification": _classification},
+        "modes": {"levels": _levels},
+        "planar": {"densities": _densities},
+        "alanine": {},
+    }
+    written = []
+    for name, draw in drawings[study].items():
+        if good:
+            file = folder / f"objectives_{study}_{name}.png"
+            save_figure(draw(good), file)
+            written.append(file)
+    return written
+
+
+def _names(rows: list[Row], key: str) -> list[Any]:
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def _look(index: int) -> dict[str, Any]:
+    """Colour and line of the index-th objective: all colours, then the next line."""
+    colour = _CATEGORIES[index % len(_CATEGORIES)]
+    return {"color": colour, "linestyle": _LINES[index // len(_CATEGORIES) % len(_LINES)]}
+
+
+@styled
+def _levels(rows: list[Row]) -> Figure:
+    """ESS, Fisher divergence and mode weights along the ladder, a column per dimension; medians of seeds."""
+    dims, names = sorted(_names(rows, "dim")), _names(rows, "objective")
+    panels = (
+        ("ess", "effective fraction", "linear"),
+        ("fisher", "Fisher divergence / d", "log"),
+        ("mode_error", "mode weights off / nat", "log"),
+    )
+    figure = Figure(figsize=(max(WIDTH, 1.9 * len(dims)), 5.6), layout="constrained")
+    axes = figure.subplots(len(panels), len(dims), sharex=True, sharey="row", squeeze=False)
+    for column, dim in enumerate(dims):
+        axes[0, column].set_title(f"d = {dim}")
+        axes[-1, column].set_xlabel("noise σ")
+        for index, name in enumerate(names):
+            of = [row["levels"] for row in rows if row["dim"] == dim and row["objective"] == name]
+            if not of:
+                continue
+            for panel, (key, _, _) in enumerate(panels):
+                values = np.abs(np.array([levels[key] for levels in of]))
+                axis: Axes = axes[panel, column]
+                label = name if column == 0 and panel == 0 else None
+                axis.plot(of[0]["sigma"], np.median(values, 0), label=label, **_look(index))
+                if len(of) > 1:
+                    low, high = values.min(0), values.max(0)
+                    axis.fill_between(
+                        of[0]["sigma"], low, high, color=_look(index)["color"], alpha=0.15, lw=0
+                    )
+        axes[2, column].axhline(0.05, color=COLOURS["muted"], lw=0.8)
+    for panel, (key, label, scale) in enumerate(panels):
+        axes[panel, 0].set_ylabel(label)
+        axes[panel, 0].set_yscale(scale)
+        axes[panel, 0].set_xscale("log")
+        if key == "mode_error":
+            axes[panel, 0].set_ylim(1e-4, 30)
+    found = {row["objective"] for row in rows if row["dim"] == dims[0]}
+    for index, name in enumerate(names):
+        if name not in found:  # not trained in the first dimension, but in another
+            axes[0, 0].plot([], [], label=name, **_look(index))
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def _classification(rows: list[Row]) -> Figure:
+    """Excess of the classification loss over the optimum, per dimension and objective."""
+    dims, names = sorted(_names(rows, "dim")), _names(rows, "objective")
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.26 * len(names)), layout="constrained")
+    axes = figure.subplots(1, len(dims), sharey=True, squeeze=False)[0]
+    for axis, dim in zip(axes, dims, strict=True):
+        chance = 0.0
+        for place, name in enumerate(names):
+            of = [row["classification"] for row in rows if row["dim"] == dim and row["objective"] == name]
+            if not of:
+                continue
+            chance = float(np.mean([one["chance"] - one["optimum"] for one in of]))
+            for key, offset, colour, label in (
+                ("excess", -0.15, _CATEGORIES[0], "learned offsets"),
+                ("excess_best_offsets", 0.15, _CATEGORIES[1], "best offsets"),
+            ):
+                values = [max(one[key], 1e-3) for one in of]
+                heights = [place + offset] * len(values)
+                axis.plot(values, heights, "o", ms=3.5, color=colour, label=label if place == 0 else None)
+        axis.axvline(chance, color=COLOURS["muted"], lw=0.8)
+        axis.set_xscale("log")
+        axis.set_title(f"d = {dim}")
+        axis.set_xlabel("excess loss / nat")
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[0].legend(loc="best")
+    return figure
+
+
+@styled
+def _densities(rows: list[Row]) -> Figure:
+    """Learned energies at the lowest noise and samples of them, seed 0: sets across, objectives down."""
+    first = [row for row in rows if row["seed"] == 0]
+    sets, names = _names(first, "set"), _names(first, "objective")
+    height = 2 * len(names)
+    figure = Figure(figsize=(WIDTH, WIDTH / len(sets) * height), layout="constrained")
+    axes = figure.subplots(height, len(sets), squeeze=False)
+    for column, name in enumerate(sets):
+        axes[0, column].set_title(name)
+        for line, objective in enumerate(names):
+            energy, points = axes[2 * line, column], axes[2 * line + 1, column]
+            found = [row for row in first if row["set"] == name and row["objective"] == objective]
+            for axis in (energy, points):
+                axis.set(xticks=[], yticks=[], aspect="equal")
+            if column == 0:
+                energy.set_ylabel(objective.replace(" + ", "\n+ "), fontsize=6.5)
+                points.set_ylabel("SMC samples", fontsize=6.5)
+            if not found:
+                continue
+            reach, picture = found[0]["reach"], found[0]["picture"]
+            value = np.array(picture["log_density"])
+            energy.imshow(
+                -value,
+                origin="lower",
+                extent=(-reach, reach, -reach, reach),
+                cmap="viridis_r",
+                vmin=0,
+                vmax=12,
+            )
+            samples = np.array(picture["samples"])
+            points.plot(*samples.T, ".", ms=0.8, mew=0, color=COLOURS["data"], rasterized=True)
+            ratio = found[0]["W2 SMC"] / found[0]["W2 floor"]
+            points.set(xlim=(-reach, reach), ylim=(-reach, reach))
+            shown = f"W2 {ratio:.2f} × floor" if math.isfinite(ratio) else "W2 not finite"
+            points.set_xlabel(shown, fontsize=6, labelpad=1)
+    return figure
