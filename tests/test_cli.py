@@ -59,12 +59,20 @@ class TestHelp:
     def test_lists_the_commands(self, call: Call) -> None:
         outcome = call("--help")
         assert outcome.code == 0
-        for command in ("run", *STAGES, "systems", "data", "reference"):
+        for command in ("run", *STAGES, "systems", "data", "reference", "compare"):
             assert re.search(rf"^│ {command} ", outcome.out, flags=re.MULTILINE), command
         assert "--resume" in outcome.out
 
     @pytest.mark.parametrize(
-        "command", [["run"], *([stage] for stage in STAGES), ["systems"], ["data", "generate"], ["reference"]]
+        "command",
+        [
+            ["run"],
+            *([stage] for stage in STAGES),
+            ["systems"],
+            ["data", "generate"],
+            ["reference"],
+            ["compare"],
+        ],
     )
     def test_of_each_command(self, call: Call, command: list[str]) -> None:
         outcome = call(*command, "--help")

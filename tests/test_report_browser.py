@@ -19,6 +19,7 @@ def page(molecule_report: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def test_figures_are_there_and_nothing_comes_from_elsewhere(page: Browser, molecule_report: Path) -> None:
+    page.run("Promise.all([...document.images].map(image => image.decode()))")
     sizes = page.run("[...document.images].map(image => [image.naturalWidth, image.naturalHeight])")
     assert len(sizes) == len(list((molecule_report.parent / "figures").glob("*.png")))
     assert all(width > 300 and height > 100 for width, height in sizes)

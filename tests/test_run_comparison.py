@@ -1,6 +1,7 @@
 """Several runs compared: z-scores, what agrees, what was set differently, and what cannot be compared."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,15 @@ def test_figures_have_known_formats(tmp_path: Path) -> None:
     compared = compare_runs([finished(tmp_path / "one", 2.6, 0.03), finished(tmp_path / "two", 2.9, 0.04)])
     with pytest.raises(ConfigError, match=r"out\.xlsx: a figure is a \.png"):
         write_comparison(compared, figure=tmp_path / "out.xlsx")
+
+
+def test_every_key_is_documented_and_every_documented_key_exists(tmp_path: Path) -> None:
+    document = Path(__file__).parents[1] / "docs" / "report.md"
+    documented = re.findall(r"^\| `([^`]+)` \|", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found = compare_runs(
+        [finished(tmp_path / "one", 2.6, 0.03), finished(tmp_path / "two", 2.9, 0.04)]
+    ).to_json()
+    keys = set(found) - {"runs", "estimates"}
+    for name in ("runs", "estimates"):
+        keys |= {f"{name}[].{key}" for key in found[name][0]}
+    assert set(documented) == keys

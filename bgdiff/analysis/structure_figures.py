@@ -16,14 +16,16 @@ from bgdiff.analysis.view_groups import Group
 __all__ = ["structure_figures"]
 
 _SHOWN = 6
+_FEW_PARTICLES = 20  # of larger clusters, superposed, only a ball is to be seen
 
 
 def structure_figures(run: RunFiles, structures: RunStructures) -> Iterator[RunFigure]:
     """All conformations superposed, by basin; of a molecule also the first few by themselves."""
-    if structures.bonds is not None:
+    molecule = structures.bonds is not None
+    if molecule:
         yield _conformations(run, structures)
     groups = basin_groups(run, structures)
-    if groups:
+    if groups and (molecule or structures.x.shape[1] <= _FEW_PARTICLES):
         yield _superposed(structures, groups)
 
 
