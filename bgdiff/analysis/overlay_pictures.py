@@ -4,13 +4,13 @@ import textwrap
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.collections import EllipseCollection
+from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bgdiff.analysis.cluster_geometry import clearest_view, contact_length, rigid_rotation
-from bgdiff.analysis.cluster_pictures import Canvas, Picture, strip
+from bgdiff.analysis.cluster_pictures import BOND, Canvas, Picture, strip
 from bgdiff.analysis.cluster_render import Scene
 from bgdiff.analysis.style import COLOURS, WIDTH, styled
 from bgdiff.analysis.view_groups import Group
@@ -21,7 +21,7 @@ __all__ = ["overlays", "with_caption"]
 Array = NDArray[np.float64]
 
 _TUBE = 0.010  # nm: bonds of a superposed molecule
-_DOT = 0.13  # radius of a particle in contact lengths
+_DOT = {2: 0.06, 3: 0.13}  # radius of a particle in contact lengths, by dimensions
 _LINE = 0.125  # inches
 _CHARACTERS = 18.3  # per inch, of a caption; of notes below panels somewhat fewer
 
@@ -47,7 +47,7 @@ def overlays(
     centre = x[0].mean(0)
     x = (x - centre) @ rigid_rotation(x[0] - centre, clearest_view(x[0]))
     x = x @ _levelled(x.reshape(-1, x.shape[2]))
-    radius = _TUBE if bonds is not None else _DOT * contact_length(x[:1])
+    radius = _TUBE if bonds is not None else _DOT[x.shape[2]] * contact_length(x)
     panels = [("all together", COLOURS["exact"], "", groups)] if len(groups) > 1 else []
     panels += [(group.name, group.colour, group.note, [group]) for group in groups]
     shown = x[np.concatenate([group.members for group in groups])]
@@ -91,6 +91,15 @@ def _levelled(points: Array) -> Array:
     return turn
 
 
+def _contacts(x: Array, shades: Array) -> LineCollection:
+    """Faint lines between neighbours of each conformation ``(m, N, 2)``, which tell its shape."""
+    first, second = np.triu_indices(x.shape[1], 1)
+    ends = np.stack([x[:, first], x[:, second]], axis=2)
+    close = np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=2) < BOND * contact_length(x)
+    colours = np.repeat(shades, close.sum(1), axis=0)
+    return LineCollection(list(ends[close]), colors=list(colours), linewidths=0.6, alpha=0.35, zorder=0)
+
+
 def _draw(
     canvas: Canvas, groups: Sequence[Group], x: Array, bonds: NDArray[np.intp] | None, radius: float
 ) -> None:
@@ -108,6 +117,7 @@ def _draw(
             linewidths=0.3,
         )  # fmt: skip
         canvas.axes.add_collection(dots)
+        canvas.axes.add_collection(_contacts(x[members], shades))
         return
     sticks = np.zeros((0, 2), dtype=np.intp)
     if bonds is not None:
