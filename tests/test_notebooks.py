@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from bgdiff.analysis.view import View
@@ -84,6 +85,10 @@ def test_notebooks_run(
             estimate = names["estimate"]
             assert abs(estimate.value - names["exact"]) < 4 * estimate.std_error < 1.0
             assert "effective sample size" in capsys.readouterr().out
+        elif number == "02":  # conformations belong to the energies beside them
+            ensemble = names["ensemble"]
+            energy = names["system"].target.energy(torch.from_numpy(ensemble.x[:50])).numpy()
+            assert np.median(np.abs(energy - ensemble.energy[:50])) < 0.05
         elif number == "08":  # neither is trained to speak of, both are corrected to one target
             assert abs(names["gaussian"].free_energy_difference("wells").z_score(2.629384)) < 4
 
