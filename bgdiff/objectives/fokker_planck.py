@@ -25,11 +25,12 @@ def fokker_planck_residual(
     *,
     create_graph: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Two estimates of σ² (2 ∂_{σ²} log p̃ - Δ log p̃ - |∇ log p̃|²), both ``(B,)``.
+    """Two estimates of σ²/(1 + σ²) · (2 ∂_{σ²} log p̃ - Δ log p̃ - |∇ log p̃|²), both ``(B,)``.
 
     Blurring is diffusion, ∂_{σ²} p = ½ Δp; in log densities ∂_{σ²} log p = ½ (Δ log p + |∇ log p|²), and for
-    the model's unnormalised ones the residual is -∂_{log σ} f, the same at all points of a rung. It is per
-    unit of log σ, in which the ladder is even.
+    the model's unnormalised ones what is left is the same at all points of a rung. The factor counts it per
+    unit of log σ, in which the ladder is even, as long as the data's shape is there. Without its denominator
+    the periodic axes of the top rungs would be all of the loss: flat by then, where z no longer spreads.
 
     The estimates differ in the random directions v with E[v vᵀ] = 1 whose vᵀ∇∇ᵀ log p̃ v make the Laplacian
     (Hutchinson 1990): given z they are independent. Where there are no more axes than ``probes``, both are
@@ -65,7 +66,8 @@ def fokker_planck_residual(
             half = probes // 2
             laplacians = (torch.stack(estimates[:half]).mean(0), torch.stack(estimates[half:]).mean(0))
         rest = 2 * change - (score**2).sum(1)
-        first, second = (sigma**2 * (rest - laplacian) for laplacian in laplacians)
+        weight = sigma**2 / (1 + sigma**2)
+        first, second = (weight * (rest - laplacian) for laplacian in laplacians)
     return (first, second) if create_graph else (first.detach(), second.detach())
 
 
