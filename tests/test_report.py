@@ -104,7 +104,7 @@ def test_report_of_a_toy_with_exact_curves(tmp_path: Path) -> None:
     assert "x < 0" in page.text
     assert "kJ/mol" not in page.text
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
-        "profile_x", "profile_y", "energies", "weights", "training",
+        "map_x_y", "profile_x", "profile_y", "energies", "weights", "training",
     }  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_report_of_chains(tmp_path: Path) -> None:
     for words in ("Pareto", "Kish", "counted in the proposal / kT:", "None", "nan"):
         assert words not in page.text, words
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
-        "profile_x", "energies", "training",
+        "map_x_y", "profile_x", "energies", "training",
     }  # fmt: skip
 
 

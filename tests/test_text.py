@@ -26,8 +26,8 @@ def test_with_error(value: float | None, std_error: float | None, text: str) -> 
 
 def test_numbers_in_words() -> None:
     assert with_error(4.67234, 0.0312, "kT") == "4.672 ± 0.031 kT"
-    assert [fraction(v) for v in (0.614, 0.0273, 0.000123, 0.0, None)] == [
-        "0.61", "0.027", "0.00012", "0", "–",
+    assert [fraction(v) for v in (0.614, 0.0273, 0.000123, 8.94e-8, 3e-12, 0.0, None)] == [
+        "0.61", "0.027", "0.00012", "8.9·10⁻⁸", "3.0·10⁻¹²", "0", "–",
     ]  # fmt: skip
     assert [percent(v) for v in (1.0, 0.0995, 0.0087, 0.00012, -0.02, 0.0, None)] == [
         "100.0 %", "10.0 %", "0.87 %", "0.012 %", "-2.0 %", "0 %", "–",

@@ -1,7 +1,7 @@
 """The figures of a run on a cluster, with titles and captions: structures, maps of observables, distances."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,15 @@ from bgdiff.analysis.run_files import RunFiles
 from bgdiff.analysis.surfaces import PlaneSample, Region, observable_free_energy
 from bgdiff.analysis.text import symbol
 
-__all__ = ["COUNTS", "cluster_distances", "cluster_map", "cluster_structures", "is_cluster", "seen_by_all"]
+__all__ = [
+    "COUNTS",
+    "cluster_distances",
+    "cluster_map",
+    "cluster_structures",
+    "is_cluster",
+    "observable_map",
+    "seen_by_all",
+]
 
 Array = NDArray[np.float64]
 
@@ -67,9 +75,12 @@ def cluster_structures(run: RunFiles) -> Iterator[RunFigure]:
 
 def cluster_map(run: RunFiles, weight: Array) -> Iterator[RunFigure]:
     """Free energy over two observables that all particles share, or over one and the energy."""
-    known = [
-        info for info in run.results.observables if seen_by_all(info) and f"obs_{info.name}" in run.proposal
-    ]
+    yield from observable_map(run, weight, [info for info in run.results.observables if seen_by_all(info)])
+
+
+def observable_map(run: RunFiles, weight: Array, among: Sequence[ObservableInfo]) -> Iterator[RunFigure]:
+    """Free energy over the two most telling of some real observables, or over the one and the energy."""
+    known = [info for info in among if f"obs_{info.name}" in run.proposal]
     if not known:
         return
     known.sort(key=lambda info: _PREFERRED.index(info.kind) if info.kind in _PREFERRED else len(_PREFERRED))
@@ -133,7 +144,9 @@ def cluster_distances(run: RunFiles) -> Iterator[RunFigure]:
 def _axis(info: ObservableInfo) -> str:
     """The observable's name, and what it is if the name need not say it."""
     kind = info.kind.replace("_", " ")
-    name = symbol(info.name) + (f" ({kind})" if info.kind in ("radius_of_gyration", "pair_distance") else "")
+    remarks = [kind] if info.kind in ("radius_of_gyration", "pair_distance") else []
+    remarks += ["reduced units"] if info.unit == "reduced" else []
+    name = symbol(info.name) + (f" ({', '.join(remarks)})" if remarks else "")
     return name + (f" / {info.unit}" if info.unit == "nm" else "")
 
 

@@ -11,6 +11,7 @@ from bgdiff.analysis.cluster_figures import (
     cluster_map,
     cluster_structures,
     is_cluster,
+    observable_map,
     seen_by_all,
 )
 from bgdiff.analysis.free_energy_plots import rung_curves
@@ -103,6 +104,8 @@ def _torsions(results: Results) -> list[str]:
 def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]:
     names = [name for name in _torsions(run.results) if f"obs_{name}" in run.proposal]
     if len(names) < 2:
+        straight = [info for info in run.results.observables if info.kind not in ("dihedral", "angle")]
+        yield from observable_map(run, weight, straight)
         return
     x, y = names[:2]
     samples = {}
@@ -161,7 +164,7 @@ def _profiles(
             caption = "−ln of the probability density; band: one standard error of the estimate."
             figure = profile(
                 samples,
-                label=symbol(info.name),
+                label=symbol(info.name) + (" (reduced units)" if info.unit == "reduced" else ""),
                 unit={"reduced": "", "own": "", "rad": "degree"}.get(info.unit, info.unit),
                 periodic=info.kind == "dihedral",
                 exact=truth,

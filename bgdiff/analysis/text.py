@@ -22,6 +22,7 @@ MOLAR_GAS_CONSTANT = 8.31446261815324e-3
 _SYMBOLS = {"phi": "φ", "psi": "ψ", "omega": "ω", "theta": "θ", "chi": "χ", "chi1": "χ₁", "chi2": "χ₂"}
 _SYMBOLS |= {"q4": "Q₄", "q6": "Q₆", "Q4": "Q₄", "Q6": "Q₆"}
 _THIN = "\u202f"  # narrow no-break space
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def with_error(value: float | None, std_error: float | None, unit: str = "") -> str:
@@ -45,11 +46,14 @@ def plus_minus(value: float, spread: float) -> str:
 
 
 def fraction(value: float | None) -> str:
-    """``0.61``, ``0.027``, ``0.00012``: more decimals the smaller it is; a dash if not known."""
+    """``0.61``, ``0.027``, ``0.00012``, ``8.9·10⁻⁸``: more decimals the smaller it is; a dash if unknown."""
     if value is None:
         return "–"
     if value == 0:
         return "0"
+    if value < 1e-5:
+        mantissa, exponent = f"{value:.1e}".split("e-")
+        return f"{mantissa}·10⁻{exponent.lstrip('0').translate(_RAISED)}"
     if value < 5e-4:
         return f"{value:.{1 - math.floor(math.log10(value))}f}"
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
