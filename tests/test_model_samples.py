@@ -120,7 +120,7 @@ def test_angles() -> None:
         ]
     )
     model = product(one, two)
-    moves, levels = (*MALA, MoveRecipe("torsion_jump")), noise_levels(12, 0.1, 6.0)
+    moves, levels = (*MALA, MoveRecipe("torsion_jump")), noise_levels(8, 0.1, 6.0)
     found = sampled(model, target=RungTarget(model), moves=moves, sigma=levels)
     assert abs(found.log_z.z_score(float(torch.logsumexp(overlaps, 0)))) < 4
 
@@ -130,7 +130,7 @@ def test_the_mean_weight_is_z_for_few_particles() -> None:
     model, levels = models()["tempered"], noise_levels(6, 0.2, 4.0)
     log_z, _ = quadrature(RungTarget(model))
     target = RungTarget(model)
-    found = sampled(model, 1250, sigma=levels, population=25, pilot=60, threshold=0.9, target=target, seed=4)
+    found = sampled(model, 800, sigma=levels, population=25, pilot=60, threshold=0.9, target=target, seed=4)
     means = torch.stack([log_mean_weight(part) for part in found.log_weight.split(25)])
     assert_mean(torch.exp(means - log_z), 1.0)
     assert any(record.resampled for records in found.records for record in records)
