@@ -114,9 +114,10 @@ def resample(log_weight: Tensor, threshold: float, generator: torch.Generator) -
 class JarzynskiOptions(Options):
     """Of :class:`Jarzynski`."""
 
-    walkers: Annotated[int, Field(ge=2, le=1_000_000)] = 128
-    """M of each rung."""
-    rungs: Annotated[int, Field(ge=1, le=100_000)] = 8
+    walkers: Annotated[int, Field(ge=2, le=1_000_000)] = 256
+    """M of each rung. Resampling lets the relative weights of modes drift by about 1/√M: many walkers on few
+    rungs at a time serve better than few on many."""
+    rungs: Annotated[int, Field(ge=1, le=100_000)] = 4
     """Rungs that a training step works on, drawn from the batch's; all of their walkers move."""
     kernel: Literal["ula", "mala"] = "ula"
     """Langevin steps without or with accepting and rejecting; weights are exact with both."""
