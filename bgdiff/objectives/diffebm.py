@@ -1,7 +1,7 @@
 """DiffEBM: an energy and a diffusion that samples it, each trained to match the data and the other.
 
-After "No MCMC teaching for me: learning energy-based models via diffusion synergy" (anonymous preprint), whose
-equations are cited; here with discrete paths, on which likelihood ratios are exact.
+After "No MCMC teaching for me: learning energy-based models via diffusion synergy" (anonymous preprint),
+whose equations are cited; here with discrete paths, on which likelihood ratios are exact.
 """
 
 from typing import Annotated
@@ -85,8 +85,8 @@ class DiffEBM(Objective):
     network and the variances of its steps are parameters of this objective; denoising trains it on all noise
     levels of the batch, with the data's forces where they are known.
 
-    One of the two shares of the divergence must be positive: maximum likelihood alone compares the data with a
-    generator that has learned the data, whatever the energy.
+    One of the two shares of the divergence must be positive: maximum likelihood alone compares the data with
+    a generator that has learned the data, whatever the energy.
 
     Trains the lowest rung of the energy and nothing else: no other rung, no normaliser.
     """
