@@ -123,7 +123,7 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
             ax.set_yscale("log")
             _plain_log_axis(ax.yaxis, everything)
         elif train is None:  # an error: zero is its natural origin
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.1 * everything.max())
         for number, start in enumerate(starts, 1):
             ax.axvline(start, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
             if ax is axes[-1]:  # errors start at zero, so there is room below
@@ -137,7 +137,7 @@ def training_history(history: Sequence[Mapping[str, Any]]) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda step, _: count(step)))
         ax.margins(x=0.02)
-        ax.legend(loc="upper right")
+        ax.legend(loc="best")
     if not present:
         axes[0].set_axis_off()
         axes[0].annotate("no training history", (0.5, 0.5), xycoords="axes fraction", ha="center")
