@@ -93,7 +93,8 @@ class BoltzmannGenerator:
             raise TypeError("only generators with a learned network can be saved")
         coordinates, description = self.coordinates.state()
         tensors = {
-            **{f"model.{name}": value for name, value in model.state_dict().items()},
+            # copies: a file cannot hold a tensor twice, and parts of a composition may be one network
+            **{f"model.{name}": value.clone() for name, value in model.state_dict().items()},
             **{f"coordinates.{name}": value for name, value in coordinates.items()},
             "sigma": self.ladder.sigma,
             "moments": self.ladder.moments,

@@ -11,9 +11,14 @@ from ladders import torus_and_plane
 from test_models import points, trained
 from torch import Tensor
 
+import bgdiff
+from bgdiff.config import make_config
 from bgdiff.coordinates import WhitenedCoordinates, change_latents
 from bgdiff.errors import ConfigError
+from bgdiff.generator import BoltzmannGenerator
 from bgdiff.io import load_tensors, save_tensors
+from bgdiff.ladder.levels import noise_levels
+from bgdiff.ladder.paths import Ladder
 from bgdiff.models import (
     ChangedLatents,
     Composition,
@@ -187,6 +192,20 @@ def test_networks_are_stored_with_their_composition(tmp_path: Path) -> None:
         assert torch.equal(again.log_density(z, level(sigma)), model.log_density(z, level(sigma)))
     assert again.sigma_max == model.sigma_max == pytest.approx(12.0 / math.sqrt(0.7))
     assert again.sigma_min == pytest.approx(0.04 / math.sqrt(1.4))
+
+
+def test_a_generator_of_a_composition_survives_saving(tmp_path: Path) -> None:
+    """Even with one network in two places."""
+    system, network = bgdiff.load_system("double_well"), trained(REAL)
+    model = mixture(tempered(network, 0.5), network, weights=[1, 2])
+    sigma = noise_levels(3, 0.1, 8.0)
+    ladder = Ladder(model, sigma, torch.ones(3, 2, dtype=torch.float64))
+    coordinates = WhitenedCoordinates.fit(torch.randn(50, 1, 2, generator=seeded(6), dtype=torch.float64))
+    config = make_config("quick", seed=0)
+    generator = BoltzmannGenerator(system, coordinates, ladder, torch.zeros(4), sigma.clone(), config)
+    generator.save(tmp_path / "generator.safetensors")
+    again = BoltzmannGenerator.load(tmp_path / "generator.safetensors", system).ladder.model
+    assert torch.equal(again.log_density(PLANE, level(0.5)), model.log_density(PLANE, level(0.5)))
 
 
 def test_networks_can_be_trained_together() -> None:
