@@ -108,6 +108,17 @@ def test_own_parameters_and_memory_are_trained_stored_and_resumed(tmp_path: Path
 
 
 @pytest.mark.usefixtures("habit")
+def test_what_an_objective_starts_from_depends_on_the_run_s_seed_alone() -> None:
+    starts = []
+    for global_seed, seed in ((1, 5), (2, 5), (2, 6)):
+        torch.manual_seed(global_seed)
+        term = make_trainer(small(3, seed=seed, objectives={"habit": 1.0})).objectives["habit"]
+        starts.append(torch.stack([value.double() for value in term.state_dict().values()]))
+    assert torch.equal(starts[0], starts[1])
+    assert (starts[0] != starts[2]).all()
+
+
+@pytest.mark.usefixtures("habit")
 def test_looking_at_held_out_losses_changes_nothing() -> None:
     trainer = make_trainer(small(10, objectives={"habit": 0.3}))
     for _ in range(3):
