@@ -216,6 +216,24 @@ def test_sinkhorn_distance() -> None:
 
 
 @pytest.mark.parametrize("study", ["gmm", "modes", "planar"])
+def test_settings(study: str) -> None:
+    """Every recipe is one, of known objectives and networks; the reduced form is the same study."""
+    from benchmarks.objectives.fitting import Recipe
+    from benchmarks.objectives.jobs import merged, settings_of
+    from bgdiff.config import NetworkConfig
+    from bgdiff.objectives.registry import OBJECTIVES
+
+    settings, quick = settings_of(study, False), settings_of(study, True)
+    assert list(quick["objectives"]) == list(settings["objectives"])
+    for changes in settings["objectives"].values():
+        for variant in [{}, *settings.get("by_dim", {}).values()]:
+            recipe = Recipe(**merged(merged(settings["recipe"], variant), changes))
+            assert set(recipe.objectives) <= set(OBJECTIVES)
+            NetworkConfig(**recipe.network)
+        assert Recipe(**merged(quick["recipe"], changes)).steps < 10
+
+
+@pytest.mark.parametrize("study", ["gmm", "planar"])
 def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.objectives.__main__ import main
     from benchmarks.objectives.jobs import settings_of

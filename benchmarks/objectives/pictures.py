@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.harness import Row
 from bgdiff.analysis.style import COLOURS, WIDTH, save_figure, styled
+from bgdiff.io import make_directory
 
 __all__ = ["draw_study"]
 
@@ -27,6 +28,7 @@ def draw_study(study: str, rows: list[Row], folder: Path) -> list[Path]:
         "planar": {"densities": _densities},
         "alanine": {},
     }
+    make_directory(folder)
     written = []
     for name, draw in drawings[study].items():
         if good:
