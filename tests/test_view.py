@@ -1,8 +1,10 @@
 """Structures to look at: which conformations are shown is said, and viewers get them as they like them."""
 
 import io
+import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from bgdiff.analysis.view import (
     show,
     shown_trajectory,
 )
+from bgdiff.analysis.view_widget import frontend_version
 from bgdiff.data.starts import set_torsion
 from bgdiff.errors import ConfigError
 from bgdiff.generator import Ensemble
@@ -131,6 +134,19 @@ def test_a_widget_plays_what_was_chosen() -> None:
     np.testing.assert_allclose(first, second, atol=1e-5)
     with pytest.raises(ConfigError, match="which system"):
         show(X)
+
+
+def test_widgets_ask_for_the_javascript_that_is_there() -> None:
+    """JupyterLab draws nothing if they name another version."""
+    nglview = pytest.importorskip("nglview")
+    there = frontend_version()
+    assert there is not None
+    package = Path(sys.prefix) / "share" / "jupyter" / "labextensions" / "nglview-js-widgets" / "package.json"
+    if package.is_file():
+        assert json.loads(package.read_text())["version"] == there
+    for view in (show(X, LJ13, n=2), show(X, LJ13, n=4, by="cluster")):
+        assert isinstance(view.widget, nglview.NGLWidget)
+        assert view.widget._view_module_version == view.widget._model_module_version == there
 
 
 def test_without_nglview_there_is_the_picture(

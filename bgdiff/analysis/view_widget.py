@@ -1,8 +1,12 @@
 """nglview widgets of conformations: played one after the other, or superposed and coloured by group."""
 
+import json
+import sys
 import tempfile
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bgdiff.analysis.view_groups import Group
@@ -12,7 +16,7 @@ if TYPE_CHECKING:
     import mdtraj
     import nglview
 
-__all__ = ["MissingViewerError", "overlaid", "played"]
+__all__ = ["MissingViewerError", "frontend_version", "overlaid", "played"]
 
 
 class MissingViewerError(BgdiffError):
@@ -25,7 +29,7 @@ def played(trajectory: "mdtraj.Trajectory", *, molecule: bool) -> "nglview.NGLWi
     Raises:
         MissingViewerError: nglview is not installed.
     """
-    widget = _nglview().show_mdtraj(trajectory, default_representation=False)
+    widget = _nglview().show_mdtraj(trajectory, default_representation=False, **_versions())
     if molecule:
         widget.add_representation("ball+stick", selection="all")
     else:
@@ -43,7 +47,7 @@ def overlaid(
         MissingViewerError: nglview is not installed.
     """
     nglview = _nglview()
-    widget = nglview.NGLWidget()
+    widget = nglview.NGLWidget(**_versions())
     widget.add_component(nglview.TextStructure(_models(trajectory), ext="pdb"), default_representation=False)
     for group in groups:
         models = " or ".join(f"/{member}" for member in group.members)
@@ -67,7 +71,33 @@ def _models(trajectory: "mdtraj.Trajectory") -> str:
         return path.read_text(encoding="ascii")
 
 
+def frontend_version() -> str | None:
+    """Version of the JavaScript that came with nglview; None if that cannot be told.
+
+    Widgets name the version they want, and JupyterLab draws nothing if it has another. nglview 4.0 and 4.0.1
+    name one that they do not come with (https://github.com/nglviewer/nglview/issues/1172, 1181).
+    """
+    try:
+        files = metadata.files("nglview") or []
+        (package,) = (file for file in files if file.match("labextensions/nglview-js-widgets/package.json"))
+        return str(json.loads(Path(str(package.locate())).read_text(encoding="utf-8"))["version"])
+    except (metadata.PackageNotFoundError, OSError, ValueError, KeyError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    """Arguments of a widget that make it name the JavaScript that is there."""
+    version = frontend_version()
+    return {f"_{part}_module_version": version for part in ("model", "view")} if version else {}
+
+
 def _nglview() -> Any:
+    version = frontend_version()
+    if version and "nglview" not in sys.modules:
+        # importing it makes a widget already (of colours), which gets the version from here
+        frontend = ModuleType("nglview._frontend")
+        frontend.__frontend_version__ = version  # type: ignore[attr-defined]
+        sys.modules["nglview._frontend"] = frontend
     try:
         import nglview
     except ImportError as error:
