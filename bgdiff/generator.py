@@ -26,7 +26,7 @@ from bgdiff.ladder.pair_fit import measure_pairs
 from bgdiff.ladder.pairwise import PairCurvature
 from bgdiff.ladder.paths import Ladder, Paths, measure_curvature, measure_moments
 from bgdiff.ladder.rung_samples import data_width
-from bgdiff.models import Network, ParticleModel, network_from_description
+from bgdiff.models import Network, is_particle_model, network_from_description
 from bgdiff.preparation import Prepared, prepare
 from bgdiff.progress import Progress, silent
 from bgdiff.random import generator_for
@@ -330,7 +330,7 @@ def finish(
         return generator_for(config.seed, purpose, device=trainer.device)
 
     n_pilot, model = settings.pilot_samples, trainer.average
-    particles, periodic = isinstance(model, ParticleModel), bool(trainer.periodic.any())
+    particles, periodic = is_particle_model(model), bool(trainer.periodic.any())
     rungs = len(sigma) - 1
     classified = trainer.settings.learns_normalisers and settings.normaliser_samples > 0
     before_pilot = rungs * (1 + (periodic or particles))
@@ -341,14 +341,14 @@ def finish(
 
     data = some(settings.moment_samples, "moments")
     enough = len(data)
-    if isinstance(model, ParticleModel):  # one moment for all axes: a point tells it once for every particle
+    if is_particle_model(model):  # one moment for all axes: a point tells it once for every particle
         enough = max(_FEWEST_MOMENTS, enough // model.event_shape[0])
     moments = measure_moments(model, sigma, data[:enough], stream("moments"), progress=after(0))
     torsional = measure_curvature(
         model, sigma, data[:_CURVATURE_SAMPLES], stream("curvature"), progress=after(rungs)
     )
     pairs = None
-    if isinstance(model, ParticleModel):
+    if is_particle_model(model):
         pairs = measure_pairs(model, sigma, moments, data, stream("pairs"), progress=after(rungs))
     measured = Ladder(model, sigma, moments, torsional, pairs)
     normalisers = trainer.normalisers

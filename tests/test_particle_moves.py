@@ -12,7 +12,7 @@ from bgdiff.ladder.paths import Ladder, measure_moments
 from bgdiff.ladder.pilot import MoveRecipe, tuned_plan
 from bgdiff.ladder.replica_exchange import exchange_ladder
 from bgdiff.ladder.smc import descend
-from bgdiff.models import ParticleModel, log_density_and_score, make_network
+from bgdiff.models import is_particle_model, log_density_and_score, make_network
 
 COORDINATES = MeanFreeCoordinates(5, 2, 1.3)
 SIZES = ParticleNetworkConfig(
@@ -30,7 +30,7 @@ def ladder() -> Ladder:
         for parameter in network.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
     network.requires_grad_(False)
-    assert isinstance(network, ParticleModel)
+    assert is_particle_model(network)
     sigma = noise_levels(12, 0.05, 8.0)
     z = torch.randn(400, COORDINATES.dim, generator=seeded(1), dtype=torch.float64)
     moments = measure_moments(network, sigma, z, seeded(2))

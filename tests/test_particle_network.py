@@ -15,10 +15,10 @@ from bgdiff.ladder.kernels import Prior
 from bgdiff.models import (
     EnergyNetwork,
     Network,
-    ParticleModel,
     ParticleNetwork,
     ParticleShape,
-    ScoredModel,
+    is_particle_model,
+    is_scored_model,
     log_density_and_score,
     make_network,
     mean_of_equal_axes,
@@ -109,7 +109,7 @@ def test_own_score_is_that_of_automatic_differentiation(types: Tensor) -> None:
     """Values, scores, and the gradients that training takes of both."""
     network, z = trained(types).requires_grad_(True), points(12, 11)
     sigma = torch.logspace(-1.6, 1, 12, dtype=torch.float64)
-    assert isinstance(network, ScoredModel)
+    assert is_scored_model(network)
     weights = torch.randn(z.shape, generator=seeded(12), dtype=torch.float64)
 
     def gradients(value: Tensor, score: Tensor) -> list[Tensor]:
@@ -334,7 +334,7 @@ def test_settings_are_the_sizes_of_the_network() -> None:
 def test_axes_of_a_particle_model_are_equal() -> None:
     network = trained()
     assert isinstance(network, ParticleNetwork)
-    assert isinstance(network, ParticleModel)
+    assert is_particle_model(network)
     values = torch.rand(4, COORDINATES.dim, generator=seeded(8))
     mean = mean_of_equal_axes(network, values)
     torch.testing.assert_close(mean, values.mean(1, keepdim=True).expand(4, COORDINATES.dim))

@@ -6,6 +6,8 @@ from bgdiff.models.base import (
     Network,
     ParticleModel,
     ScoredModel,
+    is_particle_model,
+    is_scored_model,
     log_density_and_score,
     mean_of_equal_axes,
 )
@@ -42,6 +44,8 @@ __all__ = [
     "QuadraticNetwork",
     "RungTarget",
     "ScoredModel",
+    "is_particle_model",
+    "is_scored_model",
     "log_density_and_score",
     "make_network",
     "mean_of_equal_axes",

@@ -1,7 +1,7 @@
 """What an energy model is, and the score that follows from it."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ __all__ = [
     "Network",
     "ParticleModel",
     "ScoredModel",
+    "is_particle_model",
+    "is_scored_model",
     "log_density_and_score",
     "mean_of_equal_axes",
 ]
@@ -30,7 +32,6 @@ class EnergyModel(Protocol):
         ...
 
 
-@runtime_checkable
 class ScoredModel(EnergyModel, Protocol):
     """An energy model that computes its score faster than by differentiating ``log_density``."""
 
@@ -41,7 +42,6 @@ class ScoredModel(EnergyModel, Protocol):
         ...
 
 
-@runtime_checkable
 class ParticleModel(EnergyModel, Protocol):
     """An energy model on mean-free coordinates that has the symmetry of its particles.
 
@@ -80,6 +80,20 @@ class Network(nn.Module, ABC):
         """An untrained network of the described shape."""
 
 
+def is_scored_model(model: EnergyModel) -> TypeGuard[ScoredModel]:
+    """Whether a model has a way of its own to its score.
+
+    Like :func:`is_particle_model` instead of ``isinstance``, which from Python 3.12 on does not see the
+    buffers of a module.
+    """
+    return callable(getattr(model, "log_density_and_score", None))
+
+
+def is_particle_model(model: EnergyModel) -> TypeGuard[ParticleModel]:
+    """Whether a model has the symmetry of particles."""
+    return hasattr(model, "event_shape") and hasattr(model, "types")
+
+
 def log_density_and_score(
     model: EnergyModel, z: Tensor, sigma: Tensor, *, create_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -89,7 +103,7 @@ def log_density_and_score(
     ``create_graph`` both stay differentiable in the model's parameters (for training), though not always in
     z; without it both are detached.
     """
-    if isinstance(model, ScoredModel):
+    if is_scored_model(model):
         return model.log_density_and_score(z, sigma, create_graph=create_graph)
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)
@@ -103,6 +117,6 @@ def mean_of_equal_axes(model: EnergyModel, values: Tensor) -> Tensor:
 
     Sampling errors that differ from axis to axis would break the symmetry of all that is built on them.
     """
-    if isinstance(model, ParticleModel):
+    if is_particle_model(model):
         return values.mean(-1, keepdim=True).expand_as(values).contiguous()
     return values

@@ -33,7 +33,13 @@ import torch
 from torch import Tensor, nn
 
 from bgdiff.errors import ConfigError
-from bgdiff.models.base import EnergyModel, Network, ParticleModel, log_density_and_score
+from bgdiff.models.base import (
+    EnergyModel,
+    Network,
+    ParticleModel,
+    is_particle_model,
+    log_density_and_score,
+)
 from bgdiff.models.composition_parts import (
     CombinedTarget,
     Normaliser,
@@ -67,7 +73,7 @@ class Composition(Network):
         networks = {str(i): part for i, part in enumerate(self.parts) if isinstance(part, nn.Module)}
         self.networks = nn.ModuleDict(networks)
         self.register_buffer("periodic", self.parts[0].periodic.clone(), persistent=False)
-        particles = [part for part in self.parts if isinstance(part, ParticleModel)]
+        particles = [part for part in self.parts if is_particle_model(part)]
         if len(particles) == len(self.parts) and _same_particles(particles):
             self.event_shape = particles[0].event_shape
             self.register_buffer("types", particles[0].types.clone(), persistent=False)

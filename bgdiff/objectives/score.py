@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bgdiff.ladder.wrapped import wrapped_normal_score
-from bgdiff.models.base import ParticleModel
+from bgdiff.models.base import is_particle_model
 from bgdiff.objectives.base import Objective, Options, Problem, Setup
 from bgdiff.objectives.mixing import PairMixing
 
@@ -91,7 +91,7 @@ class MixedScore(Objective):
         super().__init__(setup, options)
         self.mixing: PairMixing | None = None
         model = setup.model
-        if setup.data_score is not None and isinstance(model, ParticleModel):
+        if setup.data_score is not None and is_particle_model(model):
             ends = float(setup.sigma[1]), float(setup.sigma[-1])
             self.mixing = PairMixing(model.event_shape, float(setup.width[0]), *ends)
 
