@@ -160,7 +160,11 @@ def _parts_of_array(path: Path) -> Iterator[NDArray[np.float64]]:
 def _parts_of_dcd(path: Path) -> Iterator[NDArray[np.float64]]:
     from mdtraj.formats import DCDTrajectoryFile
 
-    with DCDTrajectoryFile(str(path)) as stream:
+    from bgdiff.data.trajectories import quiet_stdout
+
+    with quiet_stdout():
+        stream = DCDTrajectoryFile(str(path))
+    with stream:
         while True:
             part = stream.read(n_frames=_CHUNK)[0]
             if not len(part):

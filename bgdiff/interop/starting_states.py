@@ -185,8 +185,12 @@ def _frames(path: Path, row: NDArray[np.int64], n: int) -> NDArray[np.float64]:
     """Frames of a trajectory ``(len(row), N, 3)`` in nm, of which there must be n."""
     from mdtraj.formats import DCDTrajectoryFile
 
+    from bgdiff.data.trajectories import quiet_stdout
+
     found = {}
-    with DCDTrajectoryFile(str(path)) as stream:
+    with quiet_stdout():
+        stream = DCDTrajectoryFile(str(path))
+    with stream:
         if len(stream) != n:
             raise RunDirectoryError(
                 f"{path}: has {len(stream)} frames for {n} weights; run: bgdiff reweight {path.parent}"
