@@ -240,7 +240,9 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
 
     chosen = list(settings_of(study, True)["objectives"])[:2]
     arguments = [study, "--quick", "--keep", str(tmp_path), "--objectives", ";".join(chosen)]
-    first = main([*arguments, "--json", str(tmp_path / "rows.json"), "--figures", str(tmp_path)])
+    pages = ["--markdown", str(tmp_path / "tables.md"), "--figures", str(tmp_path)]
+    first = main([*arguments, "--json", str(tmp_path / "rows.json"), *pages])
+    assert all(f"| {name} | 1 |" in (tmp_path / "tables.md").read_text() for name in chosen)
     assert all(file.stat().st_size < 400_000 for file in tmp_path.glob("*.png"))
     assert any(tmp_path.glob("*.png"))
     assert [row["objective"] for row in first] == chosen
@@ -266,6 +268,25 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
         main(arguments)
     with pytest.raises(ConfigError, match="no objective"):
         main([study, "--quick", "--objectives", "nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([3.16349], "3.16"),
+        ([1.0, 1.2, 1.4], "1.20 ± 0.20"),
+        ([0.00123], "0.00123"),
+        ([1234.5, 1300.0], "1267 ± 46"),
+        ([0.5, math.inf], "0.500 (1 not finite)"),
+        ([math.nan], "not finite"),
+        ([0.0], "0.000"),
+        ([], ""),
+    ],
+)
+def test_numbers_over_seeds(values: list[float], text: str) -> None:
+    from benchmarks.objectives.text import over_seeds
+
+    assert over_seeds(values) == text
 
 
 @pytest.mark.slow

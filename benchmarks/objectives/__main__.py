@@ -15,7 +15,7 @@ from benchmarks.objectives.mixture_study import mixture_jobs, mixture_tables
 from benchmarks.objectives.pictures import draw_study
 from benchmarks.objectives.planar_study import planar_jobs, planar_tables
 from bgdiff.errors import ConfigError
-from bgdiff.io import write_json
+from bgdiff.io import write_json, write_text
 
 __all__ = ["main"]
 
@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     )
     parser.add_argument("--part", default="0/1", metavar="I/N", help="do every N-th job, from the I-th")
     parser.add_argument("--read", action="store_true", help="do nothing, show what is finished")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the study's figures into DIR")
     given = parser.parse_args(arguments)
     console = Console(width=170)
@@ -62,8 +63,12 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         rows = finished_rows(
             jobs, given.keep or Path(scratch), console, part=(first, of), work=not given.read
         )
-    for table in tables(rows):
-        console.print(table)
+    found = list(tables(rows))
+    for table in found:
+        console.print(table.rich())
+    if given.markdown:
+        write_text(given.markdown, "\n".join(table.markdown() for table in found))
+        console.print(f"wrote {given.markdown}")
     if given.json:
         content = {"name": f"objectives {given.study}", "environment": environment(), "rows": rows}
         write_json(given.json, {**content, "quick": given.quick})

@@ -5,16 +5,14 @@ Energies are compared within basins on held-out frames, basins' weights by sampl
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table
 
 from benchmarks.harness import Row
 from benchmarks.main_job import basin_error
 from benchmarks.objectives.jobs import Job, key_of, merged
-from benchmarks.objectives.text import over_seeds
+from benchmarks.objectives.text import TextTable, over_seeds
 from bgdiff.analysis.results import read_results
 from bgdiff.analysis.run_files import read_history
 from bgdiff.io import read_json, write_json
@@ -78,20 +76,19 @@ def _evaluated(run: Run) -> dict[str, Any]:
     return next(record for record in reversed(history) if "held_out_energy_sd" in record)
 
 
-def alanine_tables(rows: list[Row]) -> Iterable[Table]:
+def alanine_tables(rows: list[Row]) -> Iterable[TextTable]:
     """What each variant reaches, mean and standard deviation over seeds."""
-    table = Table(
-        "variant", "seeds", "held-out energy sd / kT", "learned basin weight off / kT", "path ESS",
-        "training CPU min", title="alanine dipeptide in vacuum",
-    )  # fmt: skip
+    table = TextTable("alanine dipeptide in vacuum", ["variant", "seeds", *_COLUMNS])
     for name in dict.fromkeys(row["objective"] for row in rows):
         of = [row for row in rows if row["objective"] == name and "failed" not in row]
-        table.add_row(
-            name,
-            str(len(of)),
-            over_seeds([row["held-out energy sd / kT"] for row in of]),
-            over_seeds([row["basin"]["error / kT"] for row in of]),
-            over_seeds([row["ESS"] for row in of]),
-            over_seeds([row["CPU s"] / 60 for row in of]),
-        )
+        cells = [over_seeds([measure(row) for row in of]) for measure in _COLUMNS.values()]
+        table.rows.append([name, str(len(of)), *cells])
     yield table
+
+
+_COLUMNS: dict[str, Callable[[Row], float]] = {
+    "held-out energy sd / kT": lambda row: row["held-out energy sd / kT"],
+    "learned basin weight off / kT": lambda row: row["basin"]["error / kT"],
+    "path ESS": lambda row: row["ESS"],
+    "training CPU min": lambda row: row["CPU s"] / 60,
+}

@@ -1,12 +1,11 @@
 """Mixtures of 40 and of two normals in up to 128 dimensions: energies of every level against the truth."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from benchmarks.harness import Row
@@ -15,7 +14,7 @@ from benchmarks.objectives.jobs import Job, key_of, merged
 from benchmarks.objectives.measures import classify, measure_levels
 from benchmarks.objectives.mixtures import IsotropicMixture, gmm40, two_modes
 from benchmarks.objectives.preserving import linear_vp_levels
-from benchmarks.objectives.text import over_seeds
+from benchmarks.objectives.text import TextTable, over_seeds
 from bgdiff.progress import Progress
 
 __all__ = ["mixture_jobs", "mixture_tables", "stream_of"]
@@ -84,37 +83,35 @@ def stream_of(truth: IsotropicMixture) -> Stream:
     return stream
 
 
-def mixture_tables(rows: list[Row]) -> Iterable[Table]:
+def mixture_tables(rows: list[Row]) -> Iterable[TextTable]:
     """Per dimension: what each objective reaches, mean and standard deviation over seeds."""
     for dim in dict.fromkeys(row["dim"] for row in rows):
         here = [row for row in rows if row["dim"] == dim]
         good = [row for row in here if "failed" not in row]
         if not good:
             continue
-        optimum = good[0]["classification"]
-        table = Table(
-            "objective", "seeds", "128-way loss", "with best offsets", "lowest ESS", "mean ESS",
-            "Fisher / d", "worst mode weight / nat", "CPU min",
-            title=f"{good[0]['study']}, d = {dim}: optimum {optimum['optimum']:.3f}, "
-            f"chance {optimum['chance']:.3f}",
-        )  # fmt: skip
+        known = good[0]["classification"]
+        table = TextTable(
+            f"{good[0]['study']}, d = {dim}: optimum {known['optimum']:.3f}, chance {known['chance']:.3f}",
+            ["objective", "seeds", *_COLUMNS],
+        )
         for name in dict.fromkeys(row["objective"] for row in here):
             of = [row for row in good if row["objective"] == name]
-            if not of:
-                table.add_row(name, "0", "failed")
-                continue
-            table.add_row(
-                name,
-                str(len(of)),
-                over_seeds([row["classification"]["loss"] for row in of]),
-                over_seeds([row["classification"]["loss_best_offsets"] for row in of]),
-                over_seeds([min(row["levels"]["ess"]) for row in of]),
-                over_seeds([_mean(row["levels"]["ess"]) for row in of]),
-                over_seeds([_mean(row["levels"]["fisher"]) for row in of]),
-                over_seeds([max(map(abs, row["levels"]["mode_error"])) for row in of]),
-                over_seeds([row["CPU s"] / 60 for row in of]),
-            )
+            cells = [over_seeds([measure(row) for row in of]) for measure in _COLUMNS.values()]
+            table.rows.append([name, str(len(of)), *(cells if of else ["failed"])])
         yield table
+
+
+_COLUMNS: dict[str, Callable[[Row], float]] = {
+    "128-way loss": lambda row: row["classification"]["loss"],
+    "above the optimum": lambda row: row["classification"]["excess"],
+    "with best offsets": lambda row: row["classification"]["excess_best_offsets"],
+    "lowest ESS": lambda row: min(row["levels"]["ess"]),
+    "mean ESS": lambda row: _mean(row["levels"]["ess"]),
+    "Fisher / d": lambda row: _mean(row["levels"]["fisher"]),
+    "worst mode weight / nat": lambda row: max(map(abs, row["levels"]["mode_error"])),
+    "CPU min": lambda row: row["CPU s"] / 60,
+}
 
 
 def _mean(values: list[float]) -> float:

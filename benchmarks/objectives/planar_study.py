@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from benchmarks.harness import Row
 from benchmarks.objectives.fitting import Fitted, Recipe, fit
 from benchmarks.objectives.jobs import Job, key_of, merged
 from benchmarks.objectives.planar_sets import standardised
-from benchmarks.objectives.text import over_seeds
+from benchmarks.objectives.text import TextTable, over_seeds
 from bgdiff.analysis.transport import transport_distance
 from bgdiff.ladder.levels import noise_levels
 from bgdiff.ladder.paths import Ladder, measure_moments
@@ -112,20 +111,22 @@ def _picture(fitted: Fitted, sigma: Tensor, samples: np.ndarray, grid: int, reac
     return {"log_density": np.round(value.numpy(), 2).tolist(), "samples": np.round(samples, 3).tolist()}
 
 
-def planar_tables(rows: list[Row]) -> Iterable[Table]:
+def planar_tables(rows: list[Row]) -> Iterable[TextTable]:
     """Distances of samples to true ones in units of the floor, per objective and set."""
-    for title in ("Sinkhorn", "W2"):
-        for way in ("walks", "SMC"):
-            sets = list(dict.fromkeys(row["set"] for row in rows))
-            table = Table("objective", *sets, "CPU min", title=f"{title} / floor, {way}")
-            for objective in dict.fromkeys(row["objective"] for row in rows):
-                of = [row for row in rows if row["objective"] == objective and "failed" not in row]
-                cells = []
-                for name in sets:
-                    here = [row[f"{title} {way}"] / row[f"{title} floor"] for row in of if row["set"] == name]
-                    cells.append(f"{over_seeds(here)} [{len(here)}]" if here else "")
-                table.add_row(objective, *cells, over_seeds([row["CPU s"] / 60 for row in of]))
-            yield table
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    for title, way in ((title, way) for title in ("Sinkhorn", "W2") for way in ("walks", "SMC")):
+        table = TextTable(f"{title} / floor, {way}", ["objective", "seeds", *sets, "CPU min"])
+        for objective in dict.fromkeys(row["objective"] for row in rows):
+            of = [row for row in rows if row["objective"] == objective and "failed" not in row]
+            cells = [
+                over_seeds(
+                    [row[f"{title} {way}"] / row[f"{title} floor"] for row in of if row["set"] == name]
+                )
+                for name in sets
+            ]
+            seeds = len({row["seed"] for row in of})
+            table.rows.append([objective, str(seeds), *cells, over_seeds([row["CPU s"] / 60 for row in of])])
+        yield table
 
 
 _SHARED = (
