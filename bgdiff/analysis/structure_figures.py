@@ -33,7 +33,7 @@ def _conformations(run: RunFiles, structures: RunStructures) -> RunFigure:
     assert structures.bonds is not None
     captions = structure_captions(run, structures, short=True)[:_SHOWN]
     pictures = [
-        Picture(points, str(number), caption)
+        Picture(points, str(number), caption.replace(", ", "\n"))
         for number, (points, caption) in enumerate(zip(structures.x, captions, strict=False), 1)
     ]
     return RunFigure(

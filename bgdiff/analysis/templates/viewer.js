@@ -25,7 +25,8 @@
       var lines = ["conformation " + (index + 1), "", "", three(nAtoms) + three(Math.min(bonds.length, 999)) +
         "  0  0  0  0  0  0  0  0999 V2000"];
       for (var atom = 0; atom < nAtoms; atom++) {
-        var xyz = frame.x.slice(3 * atom, 3 * atom + 3).map(function (value) {
+        // the viewer looks along z from behind: half a turn shows the side that the pictures show
+        var xyz = [-frame.x[3 * atom], frame.x[3 * atom + 1], -frame.x[3 * atom + 2]].map(function (value) {
           return (value / 1000).toFixed(4).padStart(10);
         });
         lines.push(xyz.join("") + " " + data.symbols[atom].padEnd(3) + " 0  0  0  0  0  0  0  0  0  0  0  0");
@@ -96,9 +97,23 @@
 
   function zoom(step) { stage.viewerControls.zoom(step); }
 
-  function centre() { // the viewer's own view leaves a wide margin
+  // Ångström from the middle within which nearly all atoms of all conformations are
+  function radius() {
+    var apart = [];
+    data.frames.forEach(function (frame) {
+      for (var k = 0; k < 3 * nAtoms; k += 3) {
+        apart.push(Math.hypot(frame.x[k], frame.x[k + 1], frame.x[k + 2]) / 1000);
+      }
+    });
+    apart.sort(function (a, b) { return a - b; });
+    return apart[Math.floor(0.99 * (apart.length - 1))] + (data.cluster ? 1.2 : 0.5);
+  }
+
+  function centre() {
+    var box = part("stage").getBoundingClientRect();
+    var half = stage.getParameters().cameraFov * Math.PI / 360; // of the angle of view
     component.autoView();
-    zoom(data.cluster ? 0.25 : 0.5);
+    stage.viewerControls.distance(-radius() * Math.max(1, box.height / box.width) / Math.tan(half));
   }
 
   function listen(NGL) {
@@ -129,7 +144,7 @@
   function start() {
     var NGL = bgdiffNGL();
     stage = new NGL.Stage(part("stage"), { backgroundColor: "white", tooltip: false, hoverTimeout: -1,
-      cameraType: "orthographic" });
+      cameraType: "orthographic", clipNear: 0, clipFar: 100, clipDist: 0, clipMode: "scene" });
     // scrolling is for the page
     ["scroll", "scroll-ctrl", "scroll-shift", "scroll-alt"].forEach(function (trigger) {
       stage.mouseControls.remove(trigger);
