@@ -233,6 +233,21 @@ def test_settings(study: str) -> None:
         assert Recipe(**merged(quick["recipe"], changes)).steps < 10
 
 
+def test_settings_can_be_changed() -> None:
+    from benchmarks.objectives.jobs import settings_of, with_changes
+
+    settings = settings_of("gmm", False)
+    changed = with_changes(
+        settings, ["recipe.steps=7", "recipe.ema=0.5", "recipe.network.depth=3", "seeds=1"]
+    )
+    assert (changed["recipe"]["steps"], changed["recipe"]["ema"], changed["seeds"]) == (7, 0.5, 1)
+    assert changed["recipe"]["network"] == {**settings["recipe"]["network"], "depth": 3}
+    assert settings["recipe"]["steps"] != 7
+    for wrong in ("recipe.steps", "nonsense=1", "recipe.network.nonsense=1", "dims.first=2"):
+        with pytest.raises(ConfigError, match="no setting"):
+            with_changes(settings, [wrong])
+
+
 @pytest.mark.parametrize("study", ["gmm", "planar"])
 def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.objectives.__main__ import main

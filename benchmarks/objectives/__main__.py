@@ -10,7 +10,7 @@ from rich.console import Console
 import benchmarks.objectives
 from benchmarks.harness import Row, environment
 from benchmarks.objectives.alanine_study import alanine_jobs, alanine_tables
-from benchmarks.objectives.jobs import finished_rows, settings_of
+from benchmarks.objectives.jobs import finished_rows, settings_of, with_changes
 from benchmarks.objectives.mixture_study import mixture_jobs, mixture_tables
 from benchmarks.objectives.pictures import draw_study
 from benchmarks.objectives.planar_study import planar_jobs, planar_tables
@@ -43,13 +43,16 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument(
         "--seeds", type=int, metavar="N", help="as many seeds, instead of the settings' number"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="change a setting; may be repeated"
+    )
     parser.add_argument("--part", default="0/1", metavar="I/N", help="do every N-th job, from the I-th")
     parser.add_argument("--read", action="store_true", help="do nothing, show what is finished")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the study's figures into DIR")
     given = parser.parse_args(arguments)
     console = Console(width=170)
-    settings = settings_of(given.study, given.quick)
+    settings = with_changes(settings_of(given.study, given.quick), given.set)
     chosen = None if given.objectives is None else [name.strip() for name in given.objectives.split(";")]
     for name in chosen or ():
         if name not in settings["objectives"]:

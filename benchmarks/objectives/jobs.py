@@ -14,7 +14,7 @@ from bgdiff.errors import BgdiffError, ConfigError
 from bgdiff.io import make_directory, read_json, write_json
 from bgdiff.progress import Progress
 
-__all__ = ["Job", "finished_rows", "key_of", "merged", "settings_of"]
+__all__ = ["Job", "finished_rows", "key_of", "merged", "settings_of", "with_changes"]
 
 _SETTINGS = Path(__file__).parent / "settings"
 
@@ -53,6 +53,27 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = merged(result[key], value) if both else value
     return result
+
+
+def with_changes(settings: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Settings with changes such as ``recipe.steps=500``.
+
+    Raises:
+        ConfigError: there is no such setting.
+    """
+    for change in changes:
+        name, sign, value = change.partition("=")
+        *path, last = name.split(".")
+        place: Any = settings
+        for part in path:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not sign or not isinstance(place, dict) or (last not in place and path != ["recipe"]):
+            raise ConfigError(f"--set {change}: there is no setting {name!r}")
+        nested: dict[str, Any] = {last: yaml.safe_load(value)}
+        for part in reversed(path):
+            nested = {part: nested}
+        settings = merged(settings, nested)
+    return settings
 
 
 def finished_rows(
