@@ -16,7 +16,7 @@ from bgdiff.analysis.style import COLOURS, WIDTH, styled
 from bgdiff.analysis.view_groups import Group
 from bgdiff.errors import ConfigError
 
-__all__ = ["overlays", "with_caption"]
+__all__ = ["overlays", "viewing_rotation", "with_caption"]
 
 Array = NDArray[np.float64]
 
@@ -34,7 +34,7 @@ def overlays(
 
     Args:
         groups: of the conformations; those in none are not drawn.
-        x: superposed conformations ``(m, N, D)`` in two or three dimensions.
+        x: superposed conformations ``(m, N, D)`` in two or three dimensions, seen along -z.
         bonds: ``(M, 2)`` of a molecule; None for clusters of particles, which become dots.
         columns: panels in a row.
 
@@ -44,9 +44,6 @@ def overlays(
     groups = [group for group in groups if len(group.members)]
     if not groups or x.shape[2] not in (2, 3):
         raise ConfigError("nothing to draw, or not in two or three dimensions")
-    centre = x[0].mean(0)
-    x = (x - centre) @ rigid_rotation(x[0] - centre, clearest_view(x[0]))
-    x = x @ _levelled(x.reshape(-1, x.shape[2]))
     radius = _TUBE if bonds is not None else _DOT[x.shape[2]] * contact_length(x)
     panels = [("all together", COLOURS["exact"], "", groups)] if len(groups) > 1 else []
     panels += [(group.name, group.colour, group.note, [group]) for group in groups]
@@ -80,6 +77,13 @@ def with_caption(figure: Figure, text: str) -> Figure:
         color=COLOURS["muted"], linespacing=1.25,
     )  # fmt: skip
     return figure
+
+
+def viewing_rotation(x: Array) -> Array:
+    """Rotation ``(D, D)`` of superposed conformations ``(m, N, D)`` in which little is hidden."""
+    first = x[0] - x[0].mean(0)
+    turn = rigid_rotation(first, clearest_view(first))
+    return turn @ _levelled((x @ turn).reshape(-1, x.shape[2]))
 
 
 def _levelled(points: Array) -> Array:

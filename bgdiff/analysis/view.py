@@ -85,8 +85,17 @@ class View:
 
     @cached_property
     def trajectory(self) -> "mdtraj.Trajectory":
-        """As viewers get them; see :func:`shown_trajectory`."""
-        return shown_trajectory(self.x, self.system, self.align)
+        """As viewers get them, see :func:`shown_trajectory`, turned as the picture is."""
+        from bgdiff.analysis.overlay_pictures import viewing_rotation
+
+        shown = shown_trajectory(self.x, self.system, self.align)
+        topology, d = self.system.topology, self.x.shape[2]
+        atoms = slice(None) if topology is None else heavy_atoms(topology)
+        x = np.asarray(shown.xyz, dtype=np.float64)
+        x -= x[0, atoms].mean(0)
+        x[..., :d] = x[..., :d] @ viewing_rotation(x[:, atoms, :d])
+        shown.xyz = x
+        return shown
 
     @cached_property
     def widget(self) -> "nglview.NGLWidget":
