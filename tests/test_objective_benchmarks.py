@@ -168,14 +168,14 @@ def test_measures_of_a_known_model() -> None:
 
 def test_diffclf_in_the_preserving_picture() -> None:
     """Groups are told apart as points of x, whatever the ladder does to their sizes."""
-    from benchmarks.objectives.fitting import choose_levels
+    from benchmarks.objectives.fitting import choose_levels, level_positions
     from benchmarks.objectives.preserving import linear_vp_levels, preserving
     from bgdiff.objectives.base import Problem
     from bgdiff.objectives.batches import Batch
     from bgdiff.objectives.diffclf import classification_logits
 
     sigma, model = linear_vp_levels(8), GaussianModel(torch.zeros(3), torch.full((3,), 0.5))
-    rungs = choose_levels(8, 5, 4, 0.5, seeded(0))
+    rungs = choose_levels(level_positions(sigma, torch.full((3,), 0.5)), 5, 4, 0.5, seeded(0))
     assert all(len(set(row)) == 4 for row in rungs.tolist())
     assert int(rungs.min()) >= 1
     assert int(rungs.max()) <= 8
@@ -189,6 +189,31 @@ def test_diffclf_in_the_preserving_picture() -> None:
     its = variance[rungs][:, None, :]
     expected = -0.5 * (x**2).sum(-1)[..., None] / its - 1.5 * torch.log(2 * math.pi * its)
     assert torch.allclose(logits, expected.to(logits.dtype), rtol=1e-6, atol=1e-6)
+
+
+def test_levels_are_drawn_evenly_in_position() -> None:
+    from benchmarks.objectives.fitting import choose_levels, level_positions
+    from benchmarks.objectives.preserving import linear_vp_levels
+
+    sigma = linear_vp_levels(32)
+    position = level_positions(sigma, torch.full((5,), 0.0025))
+    assert (float(position[0]), float(position[-1])) == (0.0, pytest.approx(1))
+    assert bool((position.diff() > 0).all())
+    # all of the length lies where the noise has not covered the modes' widths yet
+    variance = (0.0025 + sigma[1:] ** 2) / (1 + sigma[1:] ** 2)
+    length = (variance.log() - variance.log()[0]) / (variance.log()[-1] - variance.log()[0])
+    assert torch.allclose(position, 0.5 * torch.linspace(0, 1, 32).double() + 0.5 * length, atol=1e-9)
+    one = choose_levels(position, 20_000, 1, 0.5, seeded(0))[:, 0] - 1
+    step = position.diff()
+    share = 0.5 * (torch.cat([step, step[:1] * 0]) + torch.cat([step[:1] * 0, step]))
+    z = (one.bincount(minlength=32) / 20_000 - share) / (share / 20_000).sqrt()
+    assert float(z.abs().max()) < 4
+    rungs = choose_levels(position, 500, 3, 1.0, seeded(1)) - 1
+    distance = (position - position[rungs[:, :1]]).abs()
+    nearest = distance.argsort(-1).argsort(-1).gather(1, rungs) <= 6
+    assert bool((nearest | (distance.gather(1, rungs) <= 0.05)).all())
+    equal = level_positions(sigma, torch.ones(5))
+    assert torch.allclose(equal, torch.linspace(0, 1, 32).double())
 
 
 def test_planar_sets() -> None:

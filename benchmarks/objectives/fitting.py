@@ -27,7 +27,7 @@ from bgdiff.objectives.registry import make_objective
 from bgdiff.progress import Progress, silent
 from bgdiff.random import derive_seed, generator_for
 
-__all__ = ["Fitted", "Recipe", "Stream", "choose_levels", "fit"]
+__all__ = ["Fitted", "Recipe", "Stream", "choose_levels", "fit", "level_positions"]
 
 Stream = Callable[[int, torch.Generator], tuple[Tensor, Tensor | None]]
 """n fresh data points ``(n, d)`` and their scores, where known."""
@@ -73,20 +73,50 @@ class Fitted:
     seconds: float
 
 
-def choose_levels(
-    n_rungs: int, n_groups: int, n_levels: int, near: float, generator: torch.Generator
-) -> Tensor:
-    """Distinct rungs of [1, K] for each group, ``(n_groups, n_levels)`` int64.
+def level_positions(sigma: Tensor, width: Tensor) -> Tensor:
+    """Places of the noisy rungs between 0 and 1, ``(K,)`` float64, rising: half index, half length.
 
-    The first is any; with probability ``near`` the others are at most ``n_levels + 2`` rungs from it.
+    The length is the Fisher-Rao one of the variances of x = z/√(1+σ²), (c + σ²)/(1 + σ²) per axis. Where
+    modes are narrow it is all at small noise, on a few rungs; the rungs above differ in how modes merge,
+    which it does not know.
+
+    Args:
+        sigma: ``(K+1,)``.
+        width: c ``(d,)``.
     """
-    rungs = torch.arange(1, n_rungs + 1)
-    first = torch.randint(1, n_rungs + 1, (n_groups, 1), generator=generator)
-    wanted = torch.rand(n_groups, n_rungs, generator=generator)
+    square = sigma[1:].to(torch.float64)[:, None] ** 2
+    log_variance = ((width.to(torch.float64) + square) / (1 + square)).log()
+    step = (0.5 * log_variance.diff(dim=0).square().sum(-1)).sqrt()
+    index = torch.full_like(step, 1 / len(step))
+    total = float(step.sum())
+    share = 0.5 * index + 0.5 * step / total if total > 0 else index
+    return torch.cat([torch.zeros_like(step[:1]), share.cumsum(0)])
+
+
+def choose_levels(
+    position: Tensor, n_groups: int, n_levels: int, near: float, generator: torch.Generator
+) -> Tensor:
+    """Distinct rungs of [1, K] for each group, ``(n_groups, n_levels)`` int64, evenly in position.
+
+    The first is any; with probability ``near`` the others are within 0.05 of it, or among as many nearest
+    ones as twice the levels.
+
+    Args:
+        position: ``(K,)``, from :func:`level_positions`.
+    """
+    step = position.diff()
+    nothing = torch.zeros_like(step[:1])
+    rate = 0.5 * (torch.cat([step, nothing]) + torch.cat([nothing, step]))
+    first = torch.multinomial(rate, n_groups, replacement=True, generator=generator)[:, None]
+    distance = (position - position[first]).abs()
+    enough = min(2 * n_levels, len(position) - 1)
+    reach = distance.sort(-1).values[:, enough, None].clamp_min(0.05)
     close = torch.rand(n_groups, 1, generator=generator) < near
-    wanted = torch.where(close & ((rungs - first).abs() > n_levels + 2), wanted - 1, wanted)
-    wanted.scatter_(1, first - 1, 2.0)
-    return rungs[wanted.topk(n_levels, -1).indices]
+    # the first arrivals of exponential clocks with these rates: draws without replacement
+    arrival = torch.empty(distance.shape, dtype=torch.float64).exponential_(generator=generator) / rate
+    arrival = torch.where(close & (distance > reach), 1e9 + arrival, arrival)
+    arrival.scatter_(1, first, -1.0)
+    return 1 + arrival.topk(n_levels, -1, largest=False).indices
 
 
 def fit(
@@ -110,6 +140,7 @@ def fit(
     average = copy.deepcopy(model).requires_grad_(False)
     increments = torch.zeros(top, requires_grad=True)
     average_increments = torch.zeros(top)
+    position = level_positions(sigma, width)
     some, some_score = _drawn(stream, 4096, generator_for(seed, "setup"), recipe)
     terms = {}
     for name in recipe.objectives:
@@ -129,7 +160,7 @@ def fit(
     since: list[list[float]] = []
     for step in range(recipe.steps):
         generator = generator_for(seed, "step", step)
-        rungs = choose_levels(top, recipe.groups, recipe.levels, recipe.near, generator)
+        rungs = choose_levels(position, recipe.groups, recipe.levels, recipe.near, generator)
         batch = _batch(stream, sigma32, rungs, generator, recipe)
         problem = Problem(model, _offsets(increments), sigma32, width, batch, generator)
         other = preserving(problem) if recipe.preserving else problem
