@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         write_json(given.json, {**content, "quick": given.quick})
         console.print(f"wrote {given.json}")
     if given.figures:
-        for file in draw_study(given.study, rows, given.figures):
+        for file in draw_study(given.study, rows, given.figures, settings.get("drawn")):
             console.print(f"wrote {file}")
     return rows
 

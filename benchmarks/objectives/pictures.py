@@ -1,6 +1,7 @@
 """Figures of the studies, from their rows."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ __all__ = ["draw_study"]
 
 # of things without order: those of Okabe & Ito (2008)
 _CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+_SMALLEST = {"fisher": 1e-5, "mode_error": 1e-3}
 _LINES = ("-", "--", ":", "-.")
 
 
-def draw_study(study: str, rows: list[Row], folder: Path) -> list[Path]:
-    """Write the figures of a study into a folder; returns what was written."""
+def draw_study(study: str, rows: list[Row], folder: Path, drawn: Sequence[str] | None = None) -> list[Path]:
+    """Write the figures of a study into a folder; returns what was written.
+
+    Args:
+        drawn: objectives whose curves are drawn, where all would be too many; None: all.
+    """
     good = [row for row in rows if "failed" not in row]
     drawings = {
         "gmm": {"levels": _levels, "classification": _classification},
@@ -31,9 +37,11 @@ def draw_study(study: str, rows: list[Row], folder: Path) -> list[Path]:
     make_directory(folder)
     written = []
     for name, draw in drawings[study].items():
-        if good:
+        few = [row for row in good if drawn is None or row["objective"] in drawn]
+        shown = good if name == "classification" else few
+        if shown:
             file = folder / f"objectives_{study}_{name}.png"
-            save_figure(draw(good), file)
+            save_figure(draw(shown), file)
             written.append(file)
     return written
 
@@ -54,8 +62,8 @@ def _levels(rows: list[Row]) -> Figure:
     dims, names = sorted(_names(rows, "dim")), _names(rows, "objective")
     panels = (
         ("ess", "effective fraction", "linear"),
-        ("fisher", "Fisher divergence / d", "log"),
-        ("mode_error", "mode weights off / nat", "log"),
+        ("fisher", "Fisher div. / d", "log"),
+        ("mode_error", "mode error / nat", "log"),
     )
     figure = Figure(figsize=(max(WIDTH, 1.9 * len(dims)), 5.6), layout="constrained")
     axes = figure.subplots(len(panels), len(dims), sharex=True, sharey="row", squeeze=False)
@@ -81,8 +89,8 @@ def _levels(rows: list[Row]) -> Figure:
         axes[panel, 0].set_ylabel(label)
         axes[panel, 0].set_yscale(scale)
         axes[panel, 0].set_xscale("log")
-        if key == "mode_error":
-            axes[panel, 0].set_ylim(1e-4, 30)
+        if key in _SMALLEST:  # sampling noise is below
+            axes[panel, 0].set_ylim(bottom=_SMALLEST[key])
     found = {row["objective"] for row in rows if row["dim"] == dims[0]}
     for index, name in enumerate(names):
         if name not in found:  # not trained in the first dimension, but in another
@@ -95,8 +103,8 @@ def _levels(rows: list[Row]) -> Figure:
 def _classification(rows: list[Row]) -> Figure:
     """Excess of the classification loss over the optimum, per dimension and objective."""
     dims, names = sorted(_names(rows, "dim")), _names(rows, "objective")
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.26 * len(names)), layout="constrained")
-    axes = figure.subplots(1, len(dims), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(WIDTH + 1, 1.2 + 0.2 * len(names)), layout="constrained")
+    axes = figure.subplots(1, len(dims), sharex=True, sharey=True, squeeze=False)[0]
     for axis, dim in zip(axes, dims, strict=True):
         chance = 0.0
         for place, name in enumerate(names):
@@ -108,16 +116,16 @@ def _classification(rows: list[Row]) -> Figure:
                 ("excess", -0.15, _CATEGORIES[0], "learned offsets"),
                 ("excess_best_offsets", 0.15, _CATEGORIES[1], "best offsets"),
             ):
-                values = [max(one[key], 1e-3) for one in of]
+                values = [max(one[key], 1e-3) for one in of]  # less is noise
                 heights = [place + offset] * len(values)
                 axis.plot(values, heights, "o", ms=3.5, color=colour, label=label if place == 0 else None)
         axis.axvline(chance, color=COLOURS["muted"], lw=0.8)
         axis.set_xscale("log")
         axis.set_title(f"d = {dim}")
         axis.set_xlabel("excess loss / nat")
-    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_yticks(range(len(names)), names, fontsize=7)
     axes[0].invert_yaxis()
-    axes[0].legend(loc="best")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return figure
 
 
