@@ -21,10 +21,9 @@ class TestSystems:
         rows = {row["name"]: row for row in describe_systems()}
         assert rows["alanine_dipeptide_vacuum"]["particles"] == "22"
         assert rows["double_well"]["particles"] == "1"
-        without_reference = {"alanine_dipeptide_sbildn_obc", "tri_alanine", "tetra_alanine", "chignolin"}
         for name, row in rows.items():
             assert row["frames"] == "missing" if name == "chignolin" else int(row["frames"]) > 1000, row
-            if name in without_reference:
+            if name == "chignolin":
                 assert row["reference"] == "none", row
             else:
                 assert "±" in row["reference"] or "exact" in row["reference"], row

@@ -134,6 +134,27 @@ def test_data_cover_every_basin_and_are_in_balance_within(shipped: tuple[System,
     assert abs(virial(system, found.x[rows], chain=found.chain[rows].numpy()).z_score) < 4
 
 
+@pytest.mark.parametrize("name", ALANINES)
+def test_references_are_consistent(systems: dict[str, System], name: str) -> None:
+    system = systems[name]
+    reference = system.reference  # refuses an answer to another question
+    answers = {answer["name"]: answer for answer in reference["free_energy_differences"]}
+    assert answers.keys() == {difference.name for difference in system.differences}
+    for answer in answers.values():
+        groups = np.array(answer["per_group"])
+        assert len(groups) >= 4
+        assert answer["value"] == pytest.approx(groups.mean())
+        assert answer["std_error"] == pytest.approx(groups.std(ddof=1) / np.sqrt(len(groups)))
+        assert answer["std_error"] < 0.05
+        scores = [
+            (start["value"] - answer["value"]) / np.hypot(start["std_error"], answer["std_error"])
+            for start in answer["per_start"]
+            if start["std_error"]
+        ]
+        assert np.abs(scores).max() < 4
+        assert all(basin["rhat"] < 1.05 for basin in answer["convergence"].values())
+
+
 def _handedness(frames: mdtraj.Trajectory) -> NDArray[np.float32]:
     """Improper torsions N-C-CB-CA ``(n, residues)`` in radian: about -33 degrees in L forms, 33 in D."""
     residues = [{atom.name: atom.index for atom in residue.atoms} for residue in frames.topology.residues]
