@@ -1,5 +1,6 @@
 """Five sets in the plane: samples of the learned ladder against true ones, with pictures of both."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -52,18 +53,18 @@ def _job(
         fitted = fit(lambda n, g: (draw(n, g), None), sigma, torch.ones(2), Recipe(**recipe), seed, progress)
         walks, population, ess = _samples(fitted, sigma, draw, sampling, seed)
         n, generator = sampling["n_samples"], generator_for(settings["truth_seed"], "truth")
-        truths = [draw(n, generator).numpy() for _ in range(settings["floors"] + 1)]
+        truths = [draw(n, generator).numpy() for _ in range(settings["truths"])]
         result: Row = {"SMC ESS": ess, "CPU s": fitted.seconds, "losses": fitted.losses}
         fewer = settings["sinkhorn_samples"]
         for title, measure in (
             ("W2", lambda a, b: transport_distance(_costs(a, b))),
             ("Sinkhorn", lambda a, b: sinkhorn_distance(a[:fewer], b[:fewer], regularisation)),
         ):
-            floors = [measure(truths[0], other) for other in truths[1:]]
+            floors = [measure(one, other) for one, other in itertools.combinations(truths, 2)]
             result[f"{title} floor"] = float(np.mean(floors))
             result[f"{title} floor std"] = float(np.std(floors, ddof=1))
-            result[f"{title} walks"] = measure(truths[0], walks)
-            result[f"{title} SMC"] = measure(truths[0], population)
+            result[f"{title} walks"] = float(np.mean([measure(true, walks) for true in truths]))
+            result[f"{title} SMC"] = float(np.mean([measure(true, population) for true in truths]))
         return result | {"picture": _picture(fitted, sigma, population, settings["grid"], settings["reach"])}
 
     return Job(key_of(study, name, f"s{seed}", objective), describes, run)
@@ -130,6 +131,6 @@ def planar_tables(rows: list[Row]) -> Iterable[TextTable]:
 
 
 _SHARED = (
-    "ladder", "sampling", "truth_seed", "floors", "sinkhorn_regularisation", "sinkhorn_samples", "grid",
+    "ladder", "sampling", "truth_seed", "truths", "sinkhorn_regularisation", "sinkhorn_samples", "grid",
     "reach",
 )  # fmt: skip
