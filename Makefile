@@ -6,10 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NOTEBOOKS := $(VENV)/.installed-notebooks
+DOCS := $(VENV)/.installed-docs
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint format demo notebook clean
+.PHONY: help install test lint format demo notebook docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,9 +55,18 @@ demo: install ## alanine dipeptide from MD data to a corrected free energy, into
 	  $(BIN)/bgdiff run alanine_dipeptide_vacuum --preset standard --out runs/demo --seed 0; \
 	fi
 
+$(DOCS): $(INSTALLED)
+	@echo "installing Sphinx into $(VENV)"
+	@$(PIP) -e '.[dev,docs]'
+	@touch $@
+
 notebook: $(NOTEBOOKS) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyterlab notebooks
 
+docs: $(DOCS) ## build the documentation site in build/docs; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/docs
+	@echo "open build/docs/index.html"
+
 clean: ## remove .venv and every cache (runs/ is kept)
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist bgdiff/targets/forcefield/lib
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist docs/api/generated bgdiff/targets/forcefield/lib
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -274,6 +274,9 @@ def make_config(
 
     Raises:
         ConfigError: unknown preset, or a setting out of range (the message names it).
+
+    >>> make_config("quick", overrides={"training": {"steps": 100}}).training.steps
+    100
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; choose one of: {', '.join(PRESETS)}")
@@ -297,6 +300,9 @@ def named_method(name: str) -> Method:
 
     Raises:
         ConfigError: there is none.
+
+    >>> named_method("smc")
+    'smc'
     """
     for method in METHODS:
         if method == name:

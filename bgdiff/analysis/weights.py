@@ -105,7 +105,13 @@ def weight_diagnostics(
 
 
 def ess_kish(log_weight: ArrayLike) -> float:
-    """Return Kish's effective sample size as a fraction, (Σw)²/(N Σw²)."""
+    """Return Kish's effective sample size as a fraction, (Σw)²/(N Σw²).
+
+    >>> float(ess_kish([0.0, 0.0, 0.0, 0.0]))  # equal weights
+    1.0
+    >>> float(ess_kish([0.0, -800.0, -800.0, -800.0]))  # one sample carries everything
+    0.25
+    """
     return _kish_fraction(scaled_weights(log_weight)[0])
 
 
@@ -144,6 +150,9 @@ def ess_forward(held_out_log_weight: ArrayLike, log_importance: ArrayLike | None
 
     Raises:
         DataError: empty, not one-dimensional, or a log weight is nan.
+
+    >>> float(ess_forward([0.0, 0.0]))
+    1.0
     """
     values = np.asarray(held_out_log_weight, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:

@@ -143,6 +143,10 @@ def bar(
         DataError: works are empty, -inf, or of another shape.
         NoOverlapError: no work of one direction is finite, or the ensembles share less than 0.01 samples.
         NotConvergedError: pymbar found no root.
+
+    >>> estimate = bar([0.4, 1.6], [-1.6, -0.4])  # works of normal distributions about 1
+    >>> round(estimate.value, 6)
+    1.0
     """
     w_f, bad_f = finite_work(forward, "forward work")
     w_r, bad_r = finite_work(reverse, "reverse work")

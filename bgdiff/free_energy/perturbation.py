@@ -44,6 +44,9 @@ def fep(work: ArrayLike, *, unit: ArrayLike | None = None, bootstrap: int = 0, s
     Raises:
         DataError: works are empty, -inf, or of another shape.
         ZeroWeightsError: no work is finite.
+
+    >>> fep([1.5, 1.5, 1.5]).value  # every work is the same
+    1.5
     """
     values, bad = finite_work(work, "work")
     if bad.all():
@@ -88,6 +91,9 @@ def fep_reverse(
     """Estimate F_b - F_a from works (n,) of samples of b: w = u_a(x) - u_b(x), or of paths from b to a.
 
     All else is as for :func:`fep`.
+
+    >>> fep_reverse([1.5, 1.5, 1.5]).value
+    -1.5
     """
     backward = fep(work, unit=unit, bootstrap=bootstrap, seed=seed)
     return replace(backward, value=-backward.value, method="reverse " + backward.method)

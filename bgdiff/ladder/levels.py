@@ -25,6 +25,9 @@ def noise_levels(n_rungs: int, sigma_min: float, sigma_max: float) -> Tensor:
 
     Raises:
         ConfigError: the arguments do not describe a rising ladder.
+
+    >>> print(noise_levels(4, 0.01, 10.0).numpy().round(6))
+    [ 0.    0.01  0.1   1.   10.  ]
     """
     if n_rungs < 2:
         raise ConfigError(f"a ladder needs at least 2 noisy rungs, not {n_rungs}")

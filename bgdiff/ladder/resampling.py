@@ -31,12 +31,20 @@ of weight zero never does."""
 
 
 def shares(log_weight: Tensor) -> Tensor:
-    """Weights ``(N,)`` that sum to 1; rows whose log weight is nan or ±inf get 0. One must be finite."""
+    """Weights ``(N,)`` that sum to 1; rows whose log weight is nan or ±inf get 0. One must be finite.
+
+    >>> shares(torch.tensor([0.0, 0.0, -torch.inf])).tolist()
+    [0.5, 0.5, 0.0]
+    """
     return torch.softmax(_finite(log_weight), 0)
 
 
 def effective_size(log_weight: Tensor) -> float:
-    """Kish's effective number of particles (Σw)²/Σw², between 1 and N."""
+    """Kish's effective number of particles (Σw)²/Σw², between 1 and N.
+
+    >>> round(effective_size(torch.zeros(5)), 6)
+    5.0
+    """
     return float(1 / shares(log_weight).square().sum())
 
 

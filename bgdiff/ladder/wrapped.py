@@ -20,6 +20,10 @@ def wrapped_normal_log_prob(delta: Tensor, variance: Tensor) -> Tensor:
 
     log Σ_n N(δ + 2πn; 0, v), equal to log (1/2π)(1 + 2 Σ_m e^(-m²v/2) cos mδ) (Mardia & Jupp 2000,
     eq. 3.5.64-66). ``variance`` broadcasts against ``delta``; an infinite one gives the uniform density.
+
+    >>> density = wrapped_normal_log_prob(torch.zeros(1), torch.tensor([torch.inf])).exp()
+    >>> round(float(density) * 2 * math.pi, 6)  # uniform on the circle
+    1.0
     """
     delta = torch.remainder(delta + math.pi, _TWO_PI) - math.pi
     variance = torch.as_tensor(variance, dtype=delta.dtype, device=delta.device)

@@ -58,6 +58,9 @@ def objective_class(name: str) -> type["Objective"]:
 
     Raises:
         ConfigError: there is none of that name.
+
+    >>> objective_class("bi_level").name
+    'bi_level'
     """
     if name not in OBJECTIVES:
         raise ConfigError(f"unknown objective {name!r}; choose from: {', '.join(OBJECTIVES)}")
