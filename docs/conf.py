@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
 from sphinx.application import Sphinx
+from sphinx.util.typing import stringify_annotation
 
 import bgdiff
 
@@ -106,5 +108,14 @@ def formulas(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines:
     lines[:] = out
 
 
+def signatures(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, result: str | None
+) -> tuple[str | None, str | None]:
+    """Say ArrayLike, not what it stands for."""
+    long = stringify_annotation(ArrayLike, "smart")
+    return signature and signature.replace(long, "ArrayLike"), result
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-signature", signatures)
     app.connect("autodoc-process-docstring", formulas, priority=100)  # before napoleon
