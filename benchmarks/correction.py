@@ -25,7 +25,7 @@ from bgdiff.console import StageProgress
 from bgdiff.errors import CorrectionError
 from bgdiff.free_energy.estimate import Estimate
 from bgdiff.io import make_directory, read_json, write_json
-from bgdiff.rounds import earlier_rounds
+from bgdiff.round_samples import earlier_rounds
 from bgdiff.run import Run, stage_train, start_run
 
 _SYSTEM = "alanine_dipeptide_vacuum"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bgdiff.analysis.run_comparison_view import write_comparison
 from bgdiff.config import make_config
 from bgdiff.errors import ConfigError, RunDirectoryError
 from bgdiff.io import read_json, write_json
+from bgdiff.terminal import console
 
 
 def finished(
@@ -137,8 +139,17 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
         compare_runs([good, other])
 
 
-def test_command_shows_writes_and_tells(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Consoles are made once and know the width of the terminal from then on."""
     monkeypatch.setenv("COLUMNS", "160")
+    console.cache_clear()
+    yield
+    console.cache_clear()
+
+
+@pytest.mark.usefixtures("wide_terminal")
+def test_command_shows_writes_and_tells(tmp_path: Path, call: Call) -> None:
     first, second = finished(tmp_path / "one", 2.60, 0.03), finished(tmp_path / "two", 2.95, 0.04)
     third = finished(tmp_path / "three", 0.0, 0.1)
     (third / "results.json").unlink()
