@@ -31,6 +31,7 @@ __all__ = ["Trainer"]
 
 _LOG = logging.getLogger(__name__)
 _EVALUATION_POINTS = 2048
+_DIVERGED = 1e7  # losses are of order one; those of contrastive objectives have no lower bound
 
 
 class Trainer:
@@ -145,10 +146,10 @@ class Trainer:
         self.step_count += 1
         self._update_average()
         losses = [value.item() for value in terms.values()]
-        if not all(map(math.isfinite, losses)):
-            name = next(name for name, value in zip(terms, losses, strict=True) if not math.isfinite(value))
+        gone = {name: value for name, value in zip(terms, losses, strict=True) if not abs(value) < _DIVERGED}
+        for name, value in gone.items():
             raise DataError(
-                f"training diverged at step {self.step_count} (the loss {name} is not finite); lower "
+                f"training diverged at step {self.step_count} (the loss {name} is {value:.2g}); lower "
                 "training.learning_rate or look for broken frames in the data set"
             )
         self._since_log.append([*losses, norm.item()])

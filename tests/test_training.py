@@ -201,11 +201,13 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
         trainer.load(tmp_path / "nothing.safetensors")
 
 
-def test_divergence_is_reported_not_trained_through() -> None:
+@pytest.mark.parametrize(("weight", "said"), [(float("nan"), "is nan"), (1.5, r"mixed_score is \d\.?\de\+")])
+def test_divergence_is_reported_not_trained_through(weight: float, said: str) -> None:
     trainer = make_trainer(small(50))
     with torch.no_grad():
-        next(trainer.model.parameters()).fill_(float("nan"))
-    with pytest.raises(DataError, match="diverged at step 1"):
+        for parameter in trainer.model.parameters():
+            parameter.fill_(weight)
+    with pytest.raises(DataError, match=f"diverged at step 1 .*{said}"):
         trainer.step()
 
 
