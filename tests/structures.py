@@ -1,4 +1,4 @@
-"""PDB files of a small peptide, whole or damaged on purpose."""
+"""PDB files of a small peptide, whole or damaged on purpose, and what is told of them."""
 
 import io
 from collections.abc import Callable, Iterable
@@ -11,6 +11,13 @@ from openmm import app
 from tests.peptides import peptide, peptide_structure
 
 Lines = list[str]
+
+
+class Told(dict[str, str]):
+    """What was told of each check, by its name; to be given as ``tell``."""
+
+    def __call__(self, what: str, found: str) -> None:
+        self[what] = found
 
 
 @cache

@@ -15,6 +15,7 @@ from bgdiff.setup import FromStructure
 from bgdiff.setup.molecule import Molecule
 from tests.peptides import peptide, peptide_structure
 from tests.structures import (
+    Told,
     atom_line,
     atom_name,
     in_chain,
@@ -45,11 +46,6 @@ def force_field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def whole() -> list[str]:
     return pdb_lines(*SEQUENCE)
-
-
-class Told(dict[str, str]):
-    def __call__(self, what: str, found: str) -> None:
-        self[what] = found
 
 
 def build(folder: Path, lines: Iterable[str], **options: object) -> tuple[Molecule, Told]:
