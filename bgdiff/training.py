@@ -146,12 +146,12 @@ class Trainer:
         self.step_count += 1
         self._update_average()
         losses = [value.item() for value in terms.values()]
-        gone = {name: value for name, value in zip(terms, losses, strict=True) if not abs(value) < _DIVERGED}
-        for name, value in gone.items():
-            raise DataError(
-                f"training diverged at step {self.step_count} (the loss {name} is {value:.2g}); lower "
-                "training.learning_rate or look for broken frames in the data set"
-            )
+        for name, value in zip(terms, losses, strict=True):
+            if not abs(value) < _DIVERGED:  # nan, too
+                raise DataError(
+                    f"training diverged at step {self.step_count} (the loss {name} is {value:.2g}); lower "
+                    "training.learning_rate or look for broken frames in the data set"
+                )
         self._since_log.append([*losses, norm.item()])
         last = self.step_count == settings.steps
         if (
