@@ -237,7 +237,8 @@ def test_a_killed_worker_is_told_and_replaced():
         os.kill(first[0], signal.SIGKILL)
         assert wait_until(lambda: not is_running(first[0]))
         with pytest.raises(WorkerError, match="a worker process .* died.*fewer processes"):
-            target.energy(x)
+            for _ in range(1000):  # the other worker may finish batches before the death is noticed
+                assert torch.equal(target.energy(x), expected)
         assert torch.equal(target.energy(x), expected)
         second = workers(target)
         assert not set(first) & set(second)
