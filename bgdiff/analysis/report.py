@@ -1,6 +1,5 @@
 """The report of a run: ``figures/*.png`` and one self-contained ``report.html``."""
 
-import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bgdiff.analysis.check_section import check_section
+from bgdiff.analysis.embedding import embedded_picture
 from bgdiff.analysis.figures import RunFigure, draw_figures
 from bgdiff.analysis.free_energy_report import free_energy_figures, free_energy_section, read_if_there
 from bgdiff.analysis.profiles import ExactProfile
@@ -140,7 +140,7 @@ def _embed(drawn: RunFigure, path: Path) -> dict[str, Any]:
         "caption": drawn.caption,
         "alt": drawn.alt,
         "file": f"figures/{path.name}",
-        "data": base64.b64encode(path.read_bytes()).decode("ascii"),
+        "source": embedded_picture(path),
         "width": width,
         "height": height,
         "narrow": drawn.figure.get_size_inches()[0] < 0.8 * WIDTH,

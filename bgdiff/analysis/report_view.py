@@ -1,12 +1,11 @@
 """The interactive structure view within a report: scripts, their data, and the policy that allows them."""
 
-import base64
-import hashlib
 from dataclasses import dataclass
 
 from jinja2 import Environment
 from markupsafe import Markup
 
+from bgdiff.analysis.embedding import packed_script, script_hash
 from bgdiff.analysis.run_files import RunFiles
 from bgdiff.analysis.run_structures import RunStructures
 from bgdiff.analysis.structure_view import structure_view
@@ -17,19 +16,22 @@ __all__ = ["EmbeddedView", "embedded_view"]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedView:
-    """What the template writes into ``<script>`` elements, in this order.
+    """What the template writes into ``<script>`` elements.
 
     Attributes:
         data: JSON for the viewer script.
-        scripts: JavaScript.
-        policy: sources for the ``script-src`` of a Content-Security-Policy: hashes of these scripts, so that
-            nothing else can run.
+        library: the viewer's JavaScript, packed: over a megabyte, which the script unpacks and runs only when
+            the view comes near the screen.
+        script: ours, which is run at once.
+        policy: sources for the ``script-src`` of a Content-Security-Policy: hashes of both, so that nothing
+            else can run.
         source: package that the viewer is from.
         licences: its authors' notices.
     """
 
     data: Markup
-    scripts: tuple[Markup, ...]
+    library: Markup
+    script: Markup
     policy: str
     source: str
     licences: str
@@ -43,13 +45,13 @@ def embedded_view(
     data = None if structures is None or bundle is None else structure_view(run, structures)
     if bundle is None or data is None:
         return None
-    ours = [environment.get_template(name).render() for name in ("viewer_loader.js", "viewer.js")]
-    scripts = [f"\n{script.strip()}\n" for script in (*bundle.scripts, *ours)]
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    loader, ours = (environment.get_template(name).render() for name in ("viewer_loader.js", "viewer.js"))
+    library, script = "\n;\n".join((*bundle.scripts, loader)), f"\n{ours.strip()}\n"
     return EmbeddedView(
         Markup(data),
-        tuple(Markup(script) for script in scripts),
-        " ".join(f"'sha256-{one}'" for one in hashes),
+        Markup(packed_script(library)),
+        Markup(script),
+        f"{script_hash(library)} {script_hash(script)}",
         bundle.source,
         bundle.licences,
     )

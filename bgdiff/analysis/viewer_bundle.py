@@ -27,8 +27,6 @@ _LARGEST = 4_000_000  # bytes; more would not leave room for the rest of a repor
 _MARKS = ("StructureComponent:", "ColormakerRegistry:", "BallAndStickRepresentation:")
 _DEFINED = re.compile(r"[{,](\d+):(?:function\(|\(|[\w$]+=>)")
 _REQUIRED = re.compile(r"[=,(]\s*[\w$]\((\d{3,})\)")
-# what would end a script element, or hide its end; the escape means the same in strings and patterns
-_UNSAFE = re.compile(r"<(?=/script|!--|script)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class ViewerBundle:
     """Scripts in the order in which they are to run, and where they come from.
 
     Attributes:
-        scripts: JavaScript, safe within a ``<script>`` element.
+        scripts: JavaScript, as shipped.
         source: package and version.
         licences: the notices that its authors want to go with it.
     """
@@ -62,7 +60,7 @@ def find_viewer() -> ViewerBundle | None:
     files = files or sorted((Path(sys.prefix) / "share" / "jupyter" / _FOLDER).glob("*.js"))
     chunks = {file: file.read_text(encoding="utf-8").removeprefix("\ufeff") for file in sorted(files)}
     chosen = _needed(chunks)
-    scripts = tuple(_UNSAFE.sub(r"\\x3C", chunks[file]) for file in chosen)
+    scripts = tuple(chunks[file] for file in chosen)
     if not scripts or sum(map(len, scripts)) > _LARGEST:
         logger.warning("%s %s holds no viewer that a report can embed", PACKAGE, distribution.version)
         return None
