@@ -4,15 +4,12 @@ The source directory is the whole repository, so that the pages' links (``../not
 same here as on GitHub, where they are read as plain Markdown. Only what ``include_patterns`` names is a page.
 """
 
-import re
+import sys
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import ArrayLike
-from sphinx.application import Sphinx
-from sphinx.util.typing import stringify_annotation
 
 import bgdiff
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "bgdiff"
 author = "The bgdiff developers"
@@ -26,6 +23,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
+    "reference_pages",  # docs/reference_pages.py
 ]
 
 root_doc = "docs/site"
@@ -55,6 +53,7 @@ nb_execution_mode = "off"
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "model_config"}  # pydantic's
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -82,40 +81,3 @@ html_theme_options = {
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 copybutton_exclude = ".linenos, .gp, .go, .c1"
-
-
-def formulas(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are written to be read as plain text; keep their formulas as they are.
-
-    Indented lines after a blank one become a literal block, and bars are bars: |x|, not substitutions.
-    """
-    out: list[str] = []
-    literal = False
-    for line in lines:
-        indented = line.startswith("    ")
-        before = next((text for text in reversed(out) if text), "")
-        if line and not indented:
-            literal = False
-        elif indented and out and not out[-1] and before and not before.startswith(" "):
-            literal = True
-            if not before.endswith("::"):
-                out += ["::", ""]
-        if literal or line.lstrip().startswith(">>>"):
-            out.append(line)
-        else:
-            parts = re.split(r"(``.*?``)", line)
-            out.append("".join(p if p.startswith("``") else p.replace("|", r"\|") for p in parts))
-    lines[:] = out
-
-
-def signatures(
-    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, result: str | None
-) -> tuple[str | None, str | None]:
-    """Say ArrayLike, not what it stands for."""
-    long = stringify_annotation(ArrayLike, "smart")
-    return signature and signature.replace(long, "ArrayLike"), result
-
-
-def setup(app: Sphinx) -> None:
-    app.connect("autodoc-process-signature", signatures)
-    app.connect("autodoc-process-docstring", formulas, priority=100)  # before napoleon
