@@ -182,8 +182,8 @@ class TestDocuments:
                 if "://" not in target:
                     assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
-    def test_readme_example_is_python_and_uses_what_is_exported(self) -> None:
-        for example in code_blocks(ROOT / "README.md", "python"):
+    def test_example_is_python_and_uses_what_is_exported(self) -> None:
+        for example in code_blocks(ROOT / "docs" / "runs.md", "python"):
             for node in ast.walk(ast.parse(example)):
                 if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "bgdiff":
                     assert node.attr in dir(bgdiff)
