@@ -154,6 +154,10 @@ class TestPackage:
         strangers = {name.split("/")[0] for name in names} - {"bgdiff"}
         assert strangers == {f"bgdiff-{bgdiff.__version__}.dist-info"}
 
+    def test_wheel_can_be_uploaded(self, wheel: Path) -> None:
+        """PyPI takes files of up to 100 MiB, and the source distribution is 2 MiB larger than the wheel."""
+        assert wheel.stat().st_size < 98 * 2**20
+
     def test_installed_wheel_finds_its_systems_and_its_kernel(self, wheel: Path, tmp_path: Path) -> None:
         zipfile.ZipFile(wheel).extractall(tmp_path / "site")
         script = (
