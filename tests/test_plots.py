@@ -28,11 +28,10 @@ from bgdiff.analysis.plots import (
     weight_distribution,
 )
 from bgdiff.analysis.profiles import count_profile, free_energy_profile
+from bgdiff.analysis.surface_estimates import plane_surface, torsion_surface
 from bgdiff.analysis.surfaces import (
     PlaneSample,
     observable_free_energy,
-    plane_free_energy,
-    torsion_free_energy,
 )
 from bgdiff.errors import StorageError
 from bgdiff.free_energy import ZeroWeightsError
@@ -60,7 +59,7 @@ def ramachandran(**options: object) -> Figure:
 
 def test_torsion_free_energy_of_a_von_mises_density() -> None:
     phi, psi = (np.random.default_rng(i).vonmises(2.8, 2.0, 500_000) for i in (1, 2))  # crosses ±180°
-    edges, energy = torsion_free_energy(AngleSample(phi, psi))
+    edges, _, energy, _ = torsion_surface(AngleSample(phi, psi))
     centres = np.radians((edges[:-1] + edges[1:]) / 2)
     exact = -2.0 * (np.cos(centres - 2.8)[:, None] + np.cos(centres - 2.8)[None, :])
     low = exact < exact.min() + 2  # 140 samples a bin and more
@@ -70,20 +69,20 @@ def test_torsion_free_energy_of_a_von_mises_density() -> None:
 
 def test_torsion_free_energy_uses_weights_and_leaves_empty_bins_blank() -> None:
     two = AngleSample(np.array([-1.0, 1.0]), np.array([0.0, 0.0]), np.array([1.0, np.exp(-3)]))
-    _, energy = torsion_free_energy(two, bins=72)
+    energy = torsion_surface(two, bins=72).energy
     filled = np.isfinite(energy)
     assert filled.sum() == 2
     assert sorted(energy[filled]) == pytest.approx([0.0, 3.0])
     # a bin surrounded by its neighbours' smoothed samples is filled, a stray sample fills no neighbour
-    _, none = torsion_free_energy(AngleSample(np.array([np.nan]), np.array([0.0])))
-    assert np.isnan(none).all()
+    none = torsion_surface(AngleSample(np.array([np.nan]), np.array([0.0])))
+    assert np.isnan(none.energy).all()
+    assert np.isnan(none.std_error).all()
 
 
 def test_torsion_free_energy_is_periodic() -> None:
     shifted = AngleSample(PHI + 2 * np.pi, PSI - 2 * np.pi, WEIGHT)
-    np.testing.assert_allclose(
-        torsion_free_energy(shifted)[1], torsion_free_energy(AngleSample(PHI, PSI, WEIGHT))[1], atol=1e-9
-    )
+    for one, other in zip(torsion_surface(shifted), torsion_surface(AngleSample(PHI, PSI, WEIGHT)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9)
 
 
 def test_ramachandran_panels_share_one_colour_scale() -> None:
@@ -176,14 +175,16 @@ def test_plane_free_energy_of_a_gaussian() -> None:
     x = generator.standard_normal(400_000)
     y = 0.6 * x + 0.8 * generator.standard_normal(x.size)
     edges = np.linspace(-3, 3, 61), np.linspace(-3, 3, 61)
-    energy = plane_free_energy(PlaneSample(x, y, np.exp(0.5 * y)), edges)  # tilted: the mean moves by 0.5 C
+    energy = plane_surface(
+        PlaneSample(x, y, np.exp(0.5 * y)), edges
+    ).energy  # tilted: the mean moves by 0.5 C
     centres = (edges[0][1:] + edges[0][:-1]) / 2
     u, v = np.meshgrid(centres - 0.3, centres - 0.5, indexing="ij")
     exact = (u**2 - 1.2 * u * v + v**2) / (2 * 0.64)
     low = exact < 2
     assert np.abs(energy - exact)[low].max() < 0.2
     assert np.isnan(energy[0, -1])  # nothing was seen there
-    assert np.isnan(plane_free_energy(PlaneSample(np.full(3, np.nan), np.zeros(3)), edges)).all()
+    assert np.isnan(plane_surface(PlaneSample(np.full(3, np.nan), np.zeros(3)), edges).energy).all()
 
 
 def test_surfaces_of_observables_share_one_colour_scale() -> None:

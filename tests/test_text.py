@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bgdiff.analysis.text import count, fraction, percent, seconds, two_decimals, with_error
+from bgdiff.analysis.text import count, fraction, percent, seconds, symbol, two_decimals, with_error
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,11 @@ def test_numbers_in_words() -> None:
     assert [two_decimals(v) for v in (-0.001, 2.5, None)] == ["0.00", "2.50", "–"]
     assert two_decimals(2.5, sign=True) == "+2.50"
     assert count(20_000) == "20\u202f000"
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("phi", "φ"), ("phi_2", "φ₂"), ("psi_10", "ψ₁₀"), ("long_pairs", "long pairs"), ("shell_2", "shell 2")],
+)
+def test_symbols_of_observables(name: str, written: str) -> None:
+    assert symbol(name) == written

@@ -13,11 +13,12 @@ from bgdiff.analysis.profiles import ProfileSample, edges_of, whole_number_edges
 from bgdiff.analysis.results import ObservableInfo, Results
 from bgdiff.analysis.run_figure import RunFigure, corrected, independent_share, what_is_shown
 from bgdiff.analysis.run_files import RunFiles
-from bgdiff.analysis.surfaces import PlaneSample, Region, observable_free_energy
+from bgdiff.analysis.surfaces import UNSURE, PlaneSample, Region, observable_free_energy
 from bgdiff.analysis.text import symbol
 
 __all__ = [
     "COUNTS",
+    "SURFACE_ERRORS",
     "cluster_distances",
     "cluster_map",
     "cluster_structures",
@@ -30,6 +31,12 @@ Array = NDArray[np.float64]
 
 COUNTS = frozenset({"count", "pair_count", "coordination"})
 """Kinds of observables whose values are whole numbers."""
+
+SURFACE_ERRORS = (
+    f"Last panel: standard error of the estimate; grey where it is above {UNSURE:g} kT, which is fewer than "
+    "four independent samples."
+)
+"""What the captions of free-energy surfaces say about their errors."""
 
 _OF_ONE_PARTICLE = frozenset({"dihedral", "angle", "distance", "component"})
 # along x and y of the map, the most telling first
@@ -95,7 +102,7 @@ def observable_map(run: RunFiles, weight: Array, among: Sequence[ObservableInfo]
     ours = run.proposal[keys[0]], run.proposal[keys[1]]
     if not run.results.n_chains:
         samples["proposal"] = PlaneSample(*ours)
-    samples[corrected(run.results)] = PlaneSample(*ours, weight)
+    samples[corrected(run.results)] = PlaneSample(*ours, weight, independent_share(run.results))
     trusted = [sample for name, sample in samples.items() if name != "proposal"]
     edges = []
     for axis, key in enumerate(keys):
@@ -107,7 +114,7 @@ def observable_map(run: RunFiles, weight: Array, among: Sequence[ObservableInfo]
         "map_" + "_".join([info.name for info in axes] + ["energy"] * (2 - len(axes))),
         f"Free energy of {names[0]} and {names[1]}",
         "Each panel is −ln p with its own lowest cell at 0, on one colour scale, lightly smoothed; white "
-        "where nothing was sampled. Thin lines: contours."
+        f"where nothing was sampled. {SURFACE_ERRORS} Thin lines: contours."
         + (" Dashed: basin boundaries; above the panels: basin populations." if run.results.basins else ""),
         f"Free-energy maps of {names[0]} and {names[1]} from {what_is_shown(run.results)}.",
         observable_free_energy(
@@ -115,6 +122,7 @@ def observable_map(run: RunFiles, weight: Array, among: Sequence[ObservableInfo]
             (edges[0], edges[1]),
             _regions(run.results, [info.name for info in axes]),
             labels=(labels[0], labels[1]),
+            error_of=corrected(run.results),
         ),
         section="surfaces",
     )

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from bgdiff.analysis.cluster_figures import (
     COUNTS,
+    SURFACE_ERRORS,
     cluster_distances,
     cluster_map,
     cluster_structures,
@@ -114,7 +115,7 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
     ours = run.proposal[f"obs_{x}"], run.proposal[f"obs_{y}"]
     if not run.results.n_chains:
         samples["proposal"] = AngleSample(*ours)
-    samples[corrected(run.results)] = AngleSample(*ours, weight)
+    samples[corrected(run.results)] = AngleSample(*ours, weight, independent_share(run.results))
     regions = []
     for basin in run.results.basins:
         # the boundaries of a basin of several conditions are no lines across the whole map
@@ -129,10 +130,12 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
         "ramachandran" if {x, y} == {"phi", "psi"} else f"surface_{x}_{y}",
         f"Free energy of {symbol(x)} and {symbol(y)}",
         "Each panel is −ln p with its own lowest bin at 0, on one colour scale; bins of 5°, lightly "
-        "smoothed; white where nothing was sampled. Thin lines: contours. Dashed: basin boundaries; above "
-        "the panels: basin populations.",
+        f"smoothed; white where nothing was sampled. {SURFACE_ERRORS} Thin lines: contours. Dashed: basin "
+        "boundaries; above the panels: basin populations.",
         f"Free-energy maps of {x} and {y} from {what_is_shown(run.results)}.",
-        ramachandran_free_energy(samples, regions, labels=(symbol(x), symbol(y))),
+        ramachandran_free_energy(
+            samples, regions, labels=(symbol(x), symbol(y)), error_of=corrected(run.results)
+        ),
         section="surfaces",
     )
 

@@ -35,6 +35,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+_LOWEST = -12.0  # of ln(w/⟨w⟩) that is shown, unless a tenth lies below
+
 
 @styled
 def weight_distribution(log_weight: ArrayLike, held_out_log_weight: ArrayLike | None = None) -> Figure:
@@ -157,7 +159,8 @@ _NO_LOSSES = {"step", "elapsed", "loss", "lr", "grad_norm", "round", "energy_sd"
 
 def _log_weight_histogram(ax: Axes, finite: Array, held_out: Array | None) -> None:
     shown = finite if held_out is None else np.concatenate([finite, held_out])
-    lo, hi = np.quantile(shown, [2e-3, 1.0])
+    lo, typical, hi = np.quantile(shown, [2e-3, 0.1, 1.0])
+    lo = max(lo, min(_LOWEST, typical))  # what weighs nothing need not be seen in full
     margin = 0.04 * (hi - lo) or 0.5
     edges = np.linspace(lo - margin, hi + margin, 61)
     for values, name, label in (
@@ -168,7 +171,13 @@ def _log_weight_histogram(ax: Axes, finite: Array, held_out: Array | None) -> No
             density = np.histogram(values, edges)[0] / (values.size * np.diff(edges))
             ax.stairs(density, edges, color=COLOURS[name], label=label, zorder=3)
             ax.stairs(density, edges, color=COLOURS[name], alpha=0.15, fill=True, zorder=2)
-    ax.axvline(0, ymax=0.74, color=COLOURS["muted"], linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
+    beyond = float(np.mean(finite < edges[0]))
+    if beyond >= 5e-3:
+        ax.annotate(
+            f"← {percent(beyond)} further left", (0.02, 0.68), xycoords="axes fraction", fontsize=6.5,
+            color=COLOURS["muted"],
+        )  # fmt: skip
+    ax.axvline(0, ymax=0.65, color=COLOURS["muted"], linewidth=0.7, linestyle=(0, (4, 3)), zorder=1)
     ax.set(xlabel=r"$\ln(w/\langle w\rangle)$", ylabel="probability density", xlim=(edges[0], edges[-1]))
     ax.set_ylim(0, ax.get_ylim()[1] * 1.35)
     ax.legend(loc="upper left", borderaxespad=0.2)

@@ -7,52 +7,39 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from bgdiff.analysis.style import LABELS, WIDTH, styled
+from bgdiff.analysis.surface_estimates import (
+    AngleSample,
+    PlaneSample,
+    Surface,
+    plane_surface,
+    torsion_surface,
+)
 from bgdiff.analysis.text import percent
 
 __all__ = [
+    "UNSURE",
     "AngleSample",
     "PlaneSample",
     "Region",
     "observable_free_energy",
-    "plane_free_energy",
     "ramachandran_free_energy",
-    "torsion_free_energy",
 ]
 
 Array = NDArray[np.float64]
 
-_COLOURMAP = "viridis"
+UNSURE = 0.5
+"""Standard error in kT from which on a free energy is not shown: fewer than four samples are behind it."""
 
-
-class AngleSample(NamedTuple):
-    """Two torsions of n conformations, in radian, with their weights (None: all equal)."""
-
-    x: Array
-    y: Array
-    weight: Array | None = None
-
-
-class PlaneSample(NamedTuple):
-    """Two real observables of n conformations with their weights (None: all equal)."""
-
-    x: Array
-    y: Array
-    weight: Array | None = None
-
-
-class Surface(NamedTuple):
-    """Free energy by cell, in kT ``(cells of x, cells of y)``, nan where nothing was seen; and the edges."""
-
-    x: Array
-    y: Array
-    energy: Array
+_LINE = 32  # letters above a panel
+_COLOURMAP, _ERRORS, _GREY = "viridis", "plasma", "#B9BDC2"
 
 
 class Region(NamedTuple):
@@ -68,33 +55,6 @@ class Region(NamedTuple):
     populations: Mapping[str, float]
 
 
-def torsion_free_energy(sample: AngleSample, bins: int = 72, smoothing: float = 0.8) -> tuple[Array, Array]:
-    """Free energy -ln p of a pair of torsions on a periodic grid, lowest value 0.
-
-    Args:
-        sample: the torsions and weights; weights of zero and undefined angles are left out.
-        bins: per axis; 72 are 5° wide.
-        smoothing: width of the periodic Gaussian kernel, in bins.
-
-    Returns:
-        ``(edges, free_energy)``: bin edges in degrees (bins + 1,), and kT (bins, bins) indexed [x, y]; nan
-        where the sample has nothing to say.
-    """
-    x, y = (np.degrees(np.asarray(angle, dtype=np.float64)) for angle in sample[:2])
-    weight = np.ones(x.size) if sample.weight is None else np.asarray(sample.weight, dtype=np.float64)
-    used = np.isfinite(x) & np.isfinite(y) & (weight > 0)
-    edges = np.linspace(-180.0, 180.0, bins + 1)
-    x, y = ((angle[used] + 180.0) % 360.0 - 180.0 for angle in (x, y))
-    mass = np.histogram2d(x, y, bins=[edges, edges], weights=weight[used])[0]
-    number = np.histogram2d(x, y, bins=[edges, edges])[0]
-    mass = gaussian_filter(mass, smoothing, mode="wrap", truncate=3.0)
-    # An empty bin is filled only where its neighbours surround it
-    filled = (number > 0) | (gaussian_filter(number, smoothing, mode="wrap", truncate=3.0) > 0.5)
-    energy = np.full_like(mass, np.nan)
-    energy[filled] = -np.log(mass[filled])
-    return edges, energy - np.nanmin(energy) if filled.any() else energy
-
-
 @styled
 def ramachandran_free_energy(
     samples: Mapping[str, AngleSample],
@@ -104,6 +64,7 @@ def ramachandran_free_energy(
     bins: int = 72,
     limit: float | None = None,
     marks: Mapping[str, tuple[float, float]] | None = None,
+    error_of: str | None = None,
 ) -> Figure:
     """Draw free-energy surfaces side by side, on one colour scale.
 
@@ -115,13 +76,9 @@ def ramachandran_free_energy(
         bins: per axis.
         limit: largest free energy of the colour scale in kT; default the largest that occurs, up to 10.
         marks: points to mark on every panel, by what is written beside them, degrees.
+        error_of: the panel whose standard error is drawn beside it; it is grey where that is above 0.5 kT.
     """
-    surfaces = {
-        name: Surface(edges, edges, energy)
-        for name, (edges, energy) in (
-            (name, torsion_free_energy(sample, bins)) for name, sample in samples.items()
-        )
-    }
+    surfaces = {name: torsion_surface(sample, bins) for name, sample in samples.items()}
 
     def finish(ax: Axes, surface: Surface, highest: float) -> None:
         _torsion_contours(ax, surface, highest)
@@ -130,9 +87,7 @@ def ramachandran_free_energy(
         _mark(ax, marks or {})
         _torsion_axes(ax, labels)
 
-    figure, axes = _panels(surfaces, regions, limit, finish)
-    axes[0].set_ylabel(f"{labels[1]} / degree")
-    return figure
+    return _panels(surfaces, regions, limit, finish, f"{labels[1]} / degree", error_of)
 
 
 @styled
@@ -143,6 +98,7 @@ def observable_free_energy(
     *,
     labels: tuple[str, str],
     limit: float | None = None,
+    error_of: str | None = None,
 ) -> Figure:
     """Draw free-energy surfaces of two real observables side by side, on one colour scale.
 
@@ -153,46 +109,22 @@ def observable_free_energy(
         regions: basins; their boundaries are drawn and their populations written above the panel.
         labels: of the two axes, with their units.
         limit: largest free energy of the colour scale in kT; default the largest that occurs, up to 10.
+        error_of: the panel whose standard error is drawn beside it; it is grey where that is above 0.5 kT.
     """
-    surfaces = {name: Surface(*edges, plane_free_energy(sample, edges)) for name, sample in samples.items()}
+    surfaces = {name: plane_surface(sample, edges) for name, sample in samples.items()}
 
     def finish(ax: Axes, surface: Surface, highest: float) -> None:
         _contour_lines(ax, _centres(surface.x), _centres(surface.y), surface.energy, highest)
         for region in regions:
             _boundaries(ax, region.axis, set(_ends(region)))
         ax.set(xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]], xlabel=labels[0], box_aspect=1)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        for axis, part in ((ax.xaxis, surface.x), (ax.yaxis, surface.y)):
+            counts = bool(np.allclose(part % 1, 0.5))
+            axis.set_major_locator(MaxNLocator(5, integer=counts))
         for side in ("top", "right"):
             ax.spines[side].set_visible(True)
 
-    figure, axes = _panels(surfaces, regions, limit, finish)
-    axes[0].set_ylabel(labels[1])
-    return figure
-
-
-def plane_free_energy(sample: PlaneSample, edges: tuple[Array, Array], smoothing: float = 0.8) -> Array:
-    """Free energy -ln p of a pair of real observables by cell, lowest value 0, nan where nothing was seen.
-
-    Args:
-        sample: values and weights; weights of zero and values that are not finite are left out.
-        edges: of the cells along x and y.
-        smoothing: width of the Gaussian kernel, in cells; 0 along an observable with fewer than 20 cells.
-
-    Returns:
-        kT ``(cells of x, cells of y)``.
-    """
-    x, y = (np.asarray(values, dtype=np.float64) for values in sample[:2])
-    weight = np.ones(x.size) if sample.weight is None else np.asarray(sample.weight, dtype=np.float64)
-    used = np.isfinite(x) & np.isfinite(y) & (weight > 0)
-    cells = list(edges)
-    mass = np.histogram2d(x[used], y[used], bins=cells, weights=weight[used])[0]
-    number = np.histogram2d(x[used], y[used], bins=cells)[0]
-    widths = tuple(smoothing if edge.size > 20 else 0.0 for edge in edges)
-    mass = gaussian_filter(mass, widths, mode="constant", truncate=3.0)
-    filled = (number > 0) | (gaussian_filter(number, widths, mode="constant", truncate=3.0) > 0.5)
-    energy = np.full_like(mass, np.nan)
-    energy[filled] = -np.log(mass[filled])
-    return energy - np.nanmin(energy) if filled.any() else energy
+    return _panels(surfaces, regions, limit, finish, labels[1], error_of)
 
 
 def _panels(
@@ -200,31 +132,72 @@ def _panels(
     regions: Sequence[Region],
     limit: float | None,
     finish: Callable[[Axes, Surface, float], None],
-) -> tuple[Figure, list[Axes]]:
-    """Surfaces side by side with one colour bar; ``finish(axes, surface, limit)`` adds lines and ticks."""
+    vertical: str,
+    error_of: str | None,
+) -> Figure:
+    """Surfaces side by side with one colour bar; ``finish(axes, surface, limit)`` adds lines and ticks.
+
+    With an error map there are two columns if that makes a square, so that no panel becomes too small.
+    """
+    if error_of is not None:
+        surfaces = {
+            name: _masked(surface) if name == error_of else surface for name, surface in surfaces.items()
+        }
     if limit is None:
         highest = [np.nanmax(one.energy) for one in surfaces.values() if np.isfinite(one.energy).any()]
         limit = float(np.clip(math.ceil(max(highest, default=1.0)), 1, 10))
-    panels = len(surfaces)
+    panels = len(surfaces) + (error_of is not None)
+    columns = 2 if error_of is not None and panels == 4 else panels
+    rows = -(-panels // columns)
+    width = WIDTH if rows == 1 else 0.78 * WIDTH
     figure = Figure(
-        figsize=(WIDTH, 0.8 * WIDTH / max(panels, 2) + 0.85),
+        figsize=(width, rows * (0.8 * width / max(columns, 2) + 0.85 / rows**0.5)),
         layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.06, compress=True),
     )
-    axes = list(figure.subplots(1, panels, sharex=True, sharey=True, squeeze=False)[0])
-    mesh = None
-    for ax, (name, surface) in zip(axes, surfaces.items(), strict=True):
-        mesh = ax.pcolormesh(
-            surface.x, surface.y, np.ma.masked_invalid(surface.energy.T), cmap=_COLOURMAP,
-            vmin=0.0, vmax=limit, shading="flat", rasterized=True,
-        )  # fmt: skip
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    axes = list(grid.ravel())
+    mesh: QuadMesh | None = None
+    for ax, (name, surface) in zip(axes, surfaces.items(), strict=False):
+        mesh = _mesh(ax, surface, surface.energy, _COLOURMAP, limit)
         finish(ax, surface, limit)
         _heading(ax, LABELS.get(name, name), _populations(regions, name))
     if mesh is not None:
         extend = "max" if any((one.energy > limit).any() for one in surfaces.values()) else "neither"
-        bar = figure.colorbar(mesh, ax=axes, extend=extend, aspect=18, pad=0.02)
+        beside = axes[: len(surfaces)] if rows == 1 else list(grid[0])
+        bar = figure.colorbar(mesh, ax=beside, extend=extend, aspect=18, pad=0.02)
         bar.set_label(r"free energy / $k_\mathrm{B}T$")
         bar.locator = MultipleLocator(2 if limit > 5 else 1)
-    return figure, axes
+    if error_of is not None:
+        ax, surface = axes[len(surfaces)], surfaces[error_of]
+        mesh = _mesh(ax, surface, surface.std_error, _ERRORS, UNSURE)
+        finish(ax, surface, 0.0)
+        _heading(ax, f"error of {LABELS.get(error_of, error_of)}", [])
+        bar = figure.colorbar(mesh, ax=ax, aspect=18, pad=0.02)
+        bar.set_label(r"standard error / $k_\mathrm{B}T$")
+        bar.locator = MultipleLocator(UNSURE / 5)
+    for ax in grid[:-1].ravel():
+        ax.set_xlabel("")
+    for ax in grid[:, 0]:
+        ax.set_ylabel(vertical)
+    return figure
+
+
+def _masked(surface: Surface) -> Surface:
+    """Without the energies that are not known well enough."""
+    return surface._replace(energy=np.where(surface.std_error > UNSURE, np.nan, surface.energy))
+
+
+def _mesh(ax: Axes, surface: Surface, values: Array, colours: str, limit: float) -> QuadMesh:
+    """Cells by colour; white where nothing was seen, grey where the energy is not known well enough."""
+    unknown = np.isnan(surface.energy)
+    unsure = unknown & np.isfinite(surface.std_error)
+    if unsure.any():
+        grey = ListedColormap([_GREY])
+        ax.pcolormesh(surface.x, surface.y, np.ma.array(unsure.T, mask=~unsure.T), cmap=grey, rasterized=True)
+    return ax.pcolormesh(
+        surface.x, surface.y, np.ma.array(values.T, mask=unknown.T), cmap=colours, vmin=0.0, vmax=limit,
+        shading="flat", rasterized=True,
+    )  # fmt: skip
 
 
 def _torsion_axes(ax: Axes, labels: tuple[str, str]) -> None:
@@ -297,9 +270,14 @@ def _populations(regions: Sequence[Region], panel: str) -> list[str]:
 
 
 def _heading(ax: Axes, title: str, populations: Sequence[str]) -> None:
-    """Panel name in bold; below it the populations, each on a line if they are long."""
-    joined = "   ".join(populations)
-    text = joined if len(joined) <= 32 else "\n".join(populations)
+    """Panel name in bold; below it the populations, as many on a line as fit."""
+    filled: list[str] = []
+    for one in populations:
+        if filled and len(filled[-1]) + 3 + len(one) <= _LINE:
+            filled[-1] += f"   {one}"
+        else:
+            filled.append(one)
+    text = "\n".join(filled)
     ax.set_title(text, fontsize=7.0, loc="left", pad=4)
     lines = text.count("\n") + 1 if text else 0
     ax.annotate(

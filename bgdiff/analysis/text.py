@@ -22,6 +22,7 @@ MOLAR_GAS_CONSTANT = 8.31446261815324e-3
 _SYMBOLS = {"phi": "φ", "psi": "ψ", "omega": "ω", "theta": "θ", "chi": "χ", "chi1": "χ₁", "chi2": "χ₂"}
 _SYMBOLS |= {"q4": "Q₄", "q6": "Q₆", "Q4": "Q₄", "Q6": "Q₆"}
 _THIN = "\u202f"  # narrow no-break space
+_LOWERED = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -73,7 +74,12 @@ def percent(value: float | None) -> str:
 
 
 def symbol(observable: str) -> str:
-    """An observable's name as it is written on an axis: φ for phi, ``long pairs`` for long_pairs."""
+    """An observable's name as it is written on an axis: φ for phi, φ₂ for phi_2, ``long pairs`` for
+    long_pairs.
+    """
+    name, _, number = observable.rpartition("_")
+    if number.isdecimal() and name in _SYMBOLS:
+        return _SYMBOLS[name] + number.translate(_LOWERED)
     return _SYMBOLS.get(observable, observable.replace("_", " "))
 
 
