@@ -214,8 +214,8 @@ def _no_reference(run: "Run") -> str | None:
     for provenance in _files(data):
         if not str(provenance.get("method", "")).startswith("parallel tempering"):
             return (
-                "the data set is not known to be in equilibrium, and samples are not compared with data that "
-                "may not be; data that are come from: "
+                "samples are compared only with data that are known to be in equilibrium, and these are not; "
+                "to make such data: "
                 f"bgdiff data generate {system.name} --method parallel-tempering"
             )
         if provenance.get("ensemble_digest") != system.ensemble_digest:

@@ -119,12 +119,13 @@ def test_report_of_chains(tmp_path: Path) -> None:
         "43.3 %, least 31.0 %",
         "2 345",
         "all draws after the burn-in",
+        "Running average of the slowest quantity",
     ):
         assert words in page.text, words
     for words in ("Pareto", "Kish", "counted in the proposal / kT:", "None", "nan"):
         assert words not in page.text, words
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
-        "map_x_y", "profile_x", "energies", "training",
+        "map_x_y", "profile_x", "energies", "training", "chains",
     }  # fmt: skip
 
 

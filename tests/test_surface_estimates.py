@@ -6,7 +6,7 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from bgdiff.analysis.surface_estimates import AngleSample, PlaneSample, plane_surface, torsion_surface
+from bgdiff.analysis.surface_estimates import AngleSample, PlaneSample, cells, plane_surface, torsion_surface
 from bgdiff.analysis.surfaces import UNSURE, observable_free_energy, ramachandran_free_energy
 
 
@@ -85,3 +85,10 @@ def test_plane_has_an_error_map_too() -> None:
     )
     assert len(meshes(figure, 1)) == 2
     assert figure.axes[0].get_ylabel() == "y"
+
+
+@pytest.mark.parametrize(
+    ("independent", "found"), [(20_000, 72), (10_000, 72), (9_999, 60), (625, 36), (0, 30)]
+)
+def test_few_samples_have_wide_cells(independent: float, found: int) -> None:
+    assert cells(independent, (30, 36, 45, 60, 72)) == found

@@ -13,6 +13,7 @@ from bgdiff.analysis.profiles import ProfileSample, edges_of, whole_number_edges
 from bgdiff.analysis.results import ObservableInfo, Results
 from bgdiff.analysis.run_figure import RunFigure, corrected, independent_share, what_is_shown
 from bgdiff.analysis.run_files import RunFiles
+from bgdiff.analysis.surface_estimates import cells
 from bgdiff.analysis.surfaces import UNSURE, PlaneSample, Region, observable_free_energy
 from bgdiff.analysis.text import symbol
 
@@ -41,7 +42,7 @@ SURFACE_ERRORS = (
 _OF_ONE_PARTICLE = frozenset({"dihedral", "angle", "distance", "component"})
 # along x and y of the map, the most telling first
 _PREFERRED = ("steinhardt", "radius_of_gyration", "pair_distance", "rmsd", "mdtraj", *sorted(COUNTS))
-_CELLS = 60
+_CELLS = (24, 30, 36, 42, 48, 54, 60)
 
 
 def is_cluster(run: RunFiles) -> bool:
@@ -104,11 +105,12 @@ def observable_map(run: RunFiles, weight: Array, among: Sequence[ObservableInfo]
         samples["proposal"] = PlaneSample(*ours)
     samples[corrected(run.results)] = PlaneSample(*ours, weight, independent_share(run.results))
     trusted = [sample for name, sample in samples.items() if name != "proposal"]
+    number = cells(run.results.independent_fraction * run.results.n_samples, _CELLS)
     edges = []
     for axis, key in enumerate(keys):
         seen = [ProfileSample((sample.x, sample.y)[axis], sample.weight) for sample in trusted]
         counts = key != "energy" and axes[axis].kind in COUNTS
-        edges.append(whole_number_edges(seen) if counts else edges_of(seen, _CELLS))
+        edges.append(whole_number_edges(seen) if counts else edges_of(seen, number))
     names = [symbol(info.name) for info in axes] + ["the potential energy"] * (2 - len(axes))
     yield RunFigure(
         "map_" + "_".join([info.name for info in axes] + ["energy"] * (2 - len(axes))),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from bgdiff.analysis.chain_plots import chain_figures
 from bgdiff.analysis.cluster_figures import (
     COUNTS,
     SURFACE_ERRORS,
@@ -41,6 +42,7 @@ from bgdiff.analysis.run_figure import (
 )
 from bgdiff.analysis.run_files import RunFiles
 from bgdiff.analysis.rung_record import RungRecord
+from bgdiff.analysis.surface_estimates import cells
 from bgdiff.analysis.text import symbol
 from bgdiff.analysis.weights import normalised_weights
 
@@ -67,7 +69,9 @@ def draw_figures(
     if is_cluster(run):
         yield from cluster_distances(run)
     yield _energies(run, weight)
-    if not run.results.n_chains:
+    if run.results.n_chains:
+        yield from chain_figures(run)
+    else:
         yield _weights(run)
     if rungs:
         yield _rungs(run, rungs)
@@ -109,6 +113,7 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
         yield from observable_map(run, weight, straight)
         return
     x, y = names[:2]
+    bins = cells(run.results.independent_fraction * run.results.n_samples, (30, 36, 40, 45, 60, 72))
     samples = {}
     if f"obs_{x}" in run.data and f"obs_{y}" in run.data:
         samples["data"] = AngleSample(run.data[f"obs_{x}"], run.data[f"obs_{y}"])
@@ -129,12 +134,12 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
     yield RunFigure(
         "ramachandran" if {x, y} == {"phi", "psi"} else f"surface_{x}_{y}",
         f"Free energy of {symbol(x)} and {symbol(y)}",
-        "Each panel is −ln p with its own lowest bin at 0, on one colour scale; bins of 5°, lightly "
-        f"smoothed; white where nothing was sampled. {SURFACE_ERRORS} Thin lines: contours. Dashed: basin "
-        "boundaries; above the panels: basin populations.",
+        "Each panel is −ln p with its own lowest bin at 0, on one colour scale; bins of "
+        f"{360 / bins:g}°, lightly smoothed; white where nothing was sampled. {SURFACE_ERRORS} Thin lines: "
+        "contours. Dashed: basin boundaries; above the panels: basin populations.",
         f"Free-energy maps of {x} and {y} from {what_is_shown(run.results)}.",
         ramachandran_free_energy(
-            samples, regions, labels=(symbol(x), symbol(y)), error_of=corrected(run.results)
+            samples, regions, labels=(symbol(x), symbol(y)), bins=bins, error_of=corrected(run.results)
         ),
         section="surfaces",
     )

@@ -90,6 +90,7 @@ def build_report(
         cards=list(cards(results)),
         differences=[difference_row(difference) for difference in results.free_energy_differences],
         reference_methods=reference_methods(results),
+        proposed=any(basin.proposal is not None for basin in results.basins) or not results.n_chains,
         basins=[basin_row(results, basin) for basin in results.basins],
         figures=figures,
         free_energies=free_energies,

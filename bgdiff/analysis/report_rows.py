@@ -42,7 +42,14 @@ def cards(results: Results) -> Iterator[dict[str, str]]:
         f"{fraction(results.effective_samples_per_second)} per second",
     }
     log_z = results.log_z
-    if log_z is None:
+    if log_z is None and results.rhat is not None:
+        yield {
+            "name": "R-hat",
+            "number": f"{results.rhat:.3f}",
+            "unit": f"over {count(results.n_chains)} chains",
+            "note": f"below 1.01 if they agree; {results.log_z_missing or 'log Z is not estimated'}",
+        }
+    elif log_z is None:
         yield {"name": "log Z", "number": "–", "unit": "", "note": results.log_z_missing or "not estimated"}
     else:
         yield {

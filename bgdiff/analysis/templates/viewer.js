@@ -174,11 +174,6 @@
 
   data.colourings.forEach(function (colouring, index) { part("colour").add(new Option(colouring.name, index)); });
   part("frame").max = nFrames;
-  var canvas = document.createElement("canvas");
-  if (!canvas.getContext("webgl2") && !canvas.getContext("webgl")) {
-    fail("this browser has no WebGL");
-    return;
-  }
   if (!self.DecompressionStream) {
     fail("this browser is from before 2023");
     return;
@@ -188,6 +183,12 @@
   var seen = new IntersectionObserver(function (entries) {
     if (!entries.some(function (entry) { return entry.isIntersecting; })) { return; }
     seen.disconnect();
+    // asked only now: a first WebGL context can take a second
+    var canvas = document.createElement("canvas");
+    if (!canvas.getContext("webgl2") && !canvas.getContext("webgl")) {
+      fail("this browser has no WebGL");
+      return;
+    }
     unpack().then(start).catch(function (error) { fail(error.message); });
   }, { rootMargin: "400px" });
   seen.observe(view);
