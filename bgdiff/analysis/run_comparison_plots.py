@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 
 from bgdiff.analysis.run_comparison import ComparedRun, RunComparison
 from bgdiff.analysis.style import COLOURS, WIDTH, styled
+from bgdiff.analysis.summary import MARKS
 
 __all__ = ["comparison_figure"]
 
-_COLUMNS = 3
+_LEVELS = {"reliable": "#00664A", "use with caution": "#7D5200", "not reliable": "#A83300"}
 _KT = r"$k_\mathrm{B}T$"
 _STAGES = {"training": COLOURS["data"], "sampling": COLOURS["proposal"], "rest": COLOURS["muted"]}
 
@@ -34,12 +35,14 @@ def comparison_figure(compared: RunComparison) -> Figure:
     """Draw what the runs are worth, estimate and cost: a panel for each, a row for every run.
 
     Errors are one standard error (thick) and two (thin); dashed lines and bands are references with theirs.
+    The mark before a run's name is its verdict.
     """
     panels = list(_panels(compared))
-    rows = -(-(len(panels) + 1) // _COLUMNS)
+    columns = 2 if len(panels) + 1 in (2, 4) else 3
+    rows = -(-(len(panels) + 1) // columns)
     n = len(compared.runs)
     figure = Figure(figsize=(WIDTH, rows * (0.75 + 0.24 * n)), layout="constrained")
-    axes = figure.subplots(rows, _COLUMNS, sharey=True, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for ax, panel in zip(axes, panels, strict=False):
         _points(ax, panel)
     _costs(axes[len(panels)], compared.runs)
@@ -47,11 +50,18 @@ def comparison_figure(compared: RunComparison) -> Figure:
         ax.set_axis_off()
     for index, ax in enumerate(axes):
         ax.set_ylim(n - 0.45, -0.55)
-        ax.tick_params(axis="y", length=0, labelleft=index % _COLUMNS == 0)
+        ax.tick_params(axis="y", length=0, labelleft=index % columns == 0)
         ax.spines["left"].set_visible(False)
         ax.grid(axis="y", color="#E3E6EA", linewidth=0.6)
-    axes[0].set_yticks(range(n), [run.name for run in compared.runs])
+    axes[0].set_yticks(range(n), [f"{_mark(run)} {run.name}" for run in compared.runs])
+    for ax in axes[::columns]:
+        for label, run in zip(ax.get_yticklabels(), compared.runs, strict=False):
+            label.set_color(_LEVELS[run.verdict])
     return figure
+
+
+def _mark(run: ComparedRun) -> str:
+    return next(mark for level, mark in MARKS.items() if level.words == run.verdict)
 
 
 def _panels(compared: RunComparison) -> Sequence[_Panel]:
@@ -106,6 +116,11 @@ def _points(ax: Axes, panel: _Panel) -> None:
             value, place, xerr=factor * error, fmt="none", color=COLOURS["reweighted"], elinewidth=width
         )
     ax.plot(value, place, "o", color=COLOURS["reweighted"], markersize=4.5, zorder=3)
+    for row in place[np.isnan(value)]:
+        ax.annotate(
+            "none", (0.5, row), xycoords=("axes fraction", "data"), ha="center", va="center", fontsize=6.5,
+            color=COLOURS["muted"], bbox={"facecolor": "white", "linewidth": 0, "pad": 1.5},
+        )  # fmt: skip
     ax.set_xlabel(panel.label)
     ax.margins(x=0.12)
     if panel.limits is not None:
