@@ -175,7 +175,7 @@ def test_diffclf_in_the_preserving_picture() -> None:
     from bgdiff.objectives.diffclf import classification_logits
 
     sigma, model = linear_vp_levels(8), GaussianModel(torch.zeros(3), torch.full((3,), 0.5))
-    rungs = choose_levels(level_positions(sigma, torch.full((3,), 0.5)), 5, 4, 0.5, seeded(0))
+    rungs = choose_levels(level_positions(sigma, torch.full((3,), 0.5))[0], 5, 4, 0.5, seeded(0))
     assert all(len(set(row)) == 4 for row in rungs.tolist())
     assert int(rungs.min()) >= 1
     assert int(rungs.max()) <= 8
@@ -196,24 +196,54 @@ def test_levels_are_drawn_evenly_in_position() -> None:
     from benchmarks.objectives.preserving import linear_vp_levels
 
     sigma = linear_vp_levels(32)
-    position = level_positions(sigma, torch.full((5,), 0.0025))
+    position, total = level_positions(sigma, torch.full((5,), 0.0025))
     assert (float(position[0]), float(position[-1])) == (0.0, pytest.approx(1))
     assert bool((position.diff() > 0).all())
     # all of the length lies where the noise has not covered the modes' widths yet
     variance = (0.0025 + sigma[1:] ** 2) / (1 + sigma[1:] ** 2)
     length = (variance.log() - variance.log()[0]) / (variance.log()[-1] - variance.log()[0])
     assert torch.allclose(position, 0.5 * torch.linspace(0, 1, 32).double() + 0.5 * length, atol=1e-9)
+    # N(0, v) of five axes is √(5/2) |Δ ln v| long
+    assert total == pytest.approx(2.5**0.5 * float(variance[-1].log() - variance[0].log()))
     one = choose_levels(position, 20_000, 1, 0.5, seeded(0))[:, 0] - 1
     step = position.diff()
-    share = 0.5 * (torch.cat([step, step[:1] * 0]) + torch.cat([step[:1] * 0, step]))
+    share = torch.cat([step, step[-1:]]) + torch.cat([step[:1], step])
+    share = share / share.sum()
     z = (one.bincount(minlength=32) / 20_000 - share) / (share / 20_000).sqrt()
     assert float(z.abs().max()) < 4
-    rungs = choose_levels(position, 500, 3, 1.0, seeded(1)) - 1
-    distance = (position - position[rungs[:, :1]]).abs()
-    nearest = distance.argsort(-1).argsort(-1).gather(1, rungs) <= 6
-    assert bool((nearest | (distance.gather(1, rungs) <= 0.05)).all())
-    equal = level_positions(sigma, torch.ones(5))
+    equal, nothing = level_positions(sigma, torch.ones(5))
     assert torch.allclose(equal, torch.linspace(0, 1, 32).double())
+    assert nothing == 0
+
+
+def test_groups_reach_from_neighbours_to_the_whole_ladder() -> None:
+    from benchmarks.objectives.fitting import choose_levels
+
+    position = torch.linspace(0, 1, 201, dtype=torch.float64)
+    rungs = choose_levels(position, 4000, 2, 0.01, seeded(1)) - 1
+    distance = (position[rungs[:, 0]] - position[rungs[:, 1]]).abs()
+    for r in (0.05, 0.2, 0.5):  # no farther than the reach, which is farther with probability ln r/ln 0.01
+        allowed = math.log(r) / math.log(0.01)
+        assert float((distance > r).double().mean()) < allowed + 4 * (allowed / 4000) ** 0.5
+    assert float((distance < 0.02).double().mean()) > 0.15
+    assert float(distance.max()) > 0.7
+
+
+def test_long_steps_of_a_ladder_are_divided() -> None:
+    from benchmarks.objectives.fitting import level_positions, refined_levels
+    from benchmarks.objectives.preserving import linear_vp_levels
+
+    sigma, width = linear_vp_levels(64), torch.full((40,), 0.002)
+    finer, given = refined_levels(sigma, width, 0.5)
+    assert torch.equal(finer[given], sigma)
+    assert bool((finer.diff() > 0).all())
+    assert len(finer) > len(sigma)
+    assert level_positions(finer, width)[1] == pytest.approx(level_positions(sigma, width)[1])
+    log_variance = ((0.002 + finer[1:] ** 2) / (1 + finer[1:] ** 2)).log()
+    assert float((log_variance.diff() * 20**0.5).max()) < 1.0  # evenly in ln σ, so not quite in length
+    same, at = refined_levels(sigma, torch.ones(40), 0.5)  # nothing to divide
+    assert torch.equal(same, sigma)
+    assert torch.equal(at, torch.arange(65))
 
 
 def test_planar_sets() -> None:

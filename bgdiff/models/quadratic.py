@@ -16,15 +16,17 @@ class QuadraticNetwork(EnergyNetwork):
     With y = z/√(1+σ²) on real axes, features φ as for :class:`~bgdiff.models.EnergyNetwork` and outputs c, v
     and g of one network,
 
-        log p̃ = log N(y; a c(φ, σ), e^{a v(σ)}) - ½ n_real log(1+σ²) - n_periodic log 2π + a ⟨φ, g(φ, σ)⟩.
+        log p̃ = log N(y; a c(φ, σ), (e^v(σ) + σ²)/(1 + σ²)) - ½ n_real log(1+σ²)
+                - n_periodic log 2π + a ⟨φ, g(φ, σ)⟩.
 
     Where modes are far narrower than the data are wide, a network that adds to one fixed Gaussian must give
     log p as the difference of two large numbers; a relative error of 10⁻⁴ in either is one of kT. Here c need
-    only be near the mode's centre, as a denoiser's output is, and v is the modes' common width at each noise
-    level. Half the squared distance from a network's reconstruction as an energy: Salimans & Ho, Should EBMs
-    model the energy or the score?, ICLR 2021 workshop on energy-based models.
+    only be near the mode's centre, as a denoiser's output is, and e^v is the modes' common variance before
+    noise: what noise adds to it is known, so that v has little to learn from one level to the next. Half the
+    squared distance from a network's reconstruction as an energy: Salimans & Ho, Should EBMs model the energy
+    or the score?, ICLR 2021 workshop on energy-based models.
 
-    c, v and g start at zero and a(σ_max) is zero: the same exact starting point and prior as there.
+    c, v and g start at zero, and a and v are zero at σ_max: the same exact starting point and prior as there.
     """
 
     kind = "quadratic"
@@ -43,11 +45,9 @@ class QuadraticNetwork(EnergyNetwork):
         features, embedding = self._features(z, spread), self._embedding(sigma)
         hidden = self._hidden(features, embedding)
         amplitude = self._amplitude(spread)
-        log_width = _FASTER * amplitude * self.width(embedding)
+        share = 1 - spread / (1 + self.sigma_max**2)
+        variance = (torch.exp(share * self.width(embedding)) + spread - 1) / spread
         off = features[:, : self.n_real] - amplitude * self.centre(hidden)
-        gauss = -0.5 * (off**2 * torch.exp(-log_width) + log_width + torch.log(2 * math.pi * spread)).sum(-1)
+        gauss = -0.5 * (off**2 / variance + torch.log(2 * math.pi * spread * variance)).sum(-1)
         learned = (features * self.leave(hidden)).sum(-1)
         return gauss - self.n_periodic * math.log(2 * math.pi) + amplitude[:, 0] * learned
-
-
-_FASTER = 4.0  # widths have several orders of magnitude to go, at steps of the other parameters' size
