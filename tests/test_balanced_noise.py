@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from bgdiff.objectives.noise import balanced_noise, balanced_quantiles
+from benchmarks.objectives.noise import balanced_noise, balanced_quantiles
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 7])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.objectives.noise import balanced_noise
 from benchmarks.objectives.preserving import preserving
 from bgdiff.config import NetworkConfig
 from bgdiff.coordinates import WhitenedCoordinates
@@ -23,7 +24,6 @@ from bgdiff.models import Network, make_network
 from bgdiff.objectives.base import Problem, Setup
 from bgdiff.objectives.batches import Batch
 from bgdiff.objectives.diffclf import LOSSES
-from bgdiff.objectives.noise import balanced_noise
 from bgdiff.objectives.registry import make_objective
 from bgdiff.progress import Progress, silent
 from bgdiff.random import derive_seed, generator_for
@@ -43,7 +43,7 @@ class Recipe:
         options: of single objectives.
         preserving: DiffCLF in the variance-preserving picture instead of on the ladder.
         forces: give objectives the scores of the data.
-        balanced: draw the noise of a group by :func:`bgdiff.objectives.noise.balanced_noise`.
+        balanced: draw the noise of a group by :func:`balanced_noise`.
         groups, levels: points of a step: groups of one data point each, on so many levels.
         reach: shortest reach of a group, in statistical length.
         gap: longest step of the ladder that is trained on.
