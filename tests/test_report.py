@@ -120,6 +120,7 @@ def test_report_of_chains(tmp_path: Path) -> None:
         "2 345",
         "all draws after the burn-in",
         "Running average of the slowest quantity",
+        "these numbers",
     ):
         assert words in page.text, words
     for words in ("Pareto", "Kish", "counted in the proposal / kT:", "None", "nan"):

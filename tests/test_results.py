@@ -15,7 +15,7 @@ from synthetic_run import VIRIAL, chains, comparison, double_well, molecule
 from bgdiff.analysis.results import Results, read_results, write_results, z_score
 from bgdiff.analysis.summarise import rebalancing_log_weight, summarise
 from bgdiff.analysis.summary import summary_table
-from bgdiff.analysis.verdict import Level, findings, pareto_k_limit, verdict
+from bgdiff.analysis.verdict import Finding, Level, advice, findings, pareto_k_limit, verdict
 from bgdiff.errors import CheckpointError, DataError
 from bgdiff.systems import load_system
 
@@ -277,6 +277,13 @@ def test_verdict_on_distances_to_the_reference(
     assert found.level is level
     assert ("energies (W2) 0.9 kT where 0.29 is the floor" in found.text) is (level is Level.CAUTION)
     assert "pair distances" not in found.text
+
+
+def test_advice_is_about_the_worst_points() -> None:
+    fine, odd, bad = (Finding(level, "text") for level in Level)
+    assert advice([fine, fine]) == "Nothing that was checked speaks against these numbers and their errors."
+    assert advice([odd, fine, odd]) == "Read the 2 points marked ! before you use these numbers."
+    assert advice([fine, bad, odd]) == "Do not quote these numbers before the point marked ✗ is mended."
 
 
 def test_pareto_k_limit() -> None:

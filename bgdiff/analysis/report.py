@@ -29,7 +29,7 @@ from bgdiff.analysis.structure_figures import structure_figures
 from bgdiff.analysis.style import DPI, WIDTH, save_figure
 from bgdiff.analysis.summary import MARKS
 from bgdiff.analysis.text import count, kt_in_kj_per_mol
-from bgdiff.analysis.verdict import findings
+from bgdiff.analysis.verdict import advice, findings
 from bgdiff.io import make_directory, write_text
 
 __all__ = ["build_report"]
@@ -78,7 +78,8 @@ def build_report(
     free_energies = None
     if content is not None:
         free_energies = free_energy_section(content) | {"figures": list(saved(free_energy_figures(content)))}
-    judged, checked = findings(results), check_section(results)
+    judged = sorted(findings(results), key=lambda finding: -finding.level)
+    checked = check_section(results)
     environment = Environment(
         loader=PackageLoader("bgdiff.analysis"), autoescape=True, undefined=StrictUndefined
     )
@@ -86,6 +87,7 @@ def build_report(
         results=results,
         level=max(finding.level for finding in judged),
         findings=judged,
+        advice=advice(judged),
         marks=MARKS,
         cards=list(cards(results)),
         differences=[difference_row(difference) for difference in results.free_energy_differences],

@@ -1,6 +1,7 @@
 """What the numbers of a run mean, in words: can they be relied on, and if not, why not."""
 
 import math
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ __all__ = [
     "METRIC_NAMES",
     "Finding",
     "Level",
+    "advice",
     "distance_limit",
     "findings",
     "pareto_k_limit",
@@ -71,6 +73,18 @@ def verdict(results: Results) -> tuple[Level, list[str]]:
     """Return the worst level of all findings, and their sentences."""
     found = findings(results)
     return max(finding.level for finding in found), [finding.text for finding in found]
+
+
+def advice(found: Sequence[Finding]) -> str:
+    """What the worst of the findings mean for whoever wants to use the numbers."""
+    worst = max(finding.level for finding in found)
+    number = sum(finding.level == worst for finding in found)
+    points = f"the {number} points" if number > 1 else "the point"
+    if worst is Level.UNRELIABLE:
+        return f"Do not quote these numbers before {points} marked ✗ {'are' if number > 1 else 'is'} mended."
+    if worst is Level.CAUTION:
+        return f"Read {points} marked ! before you use these numbers."
+    return "Nothing that was checked speaks against these numbers and their errors."
 
 
 def findings(results: Results) -> list[Finding]:
