@@ -81,7 +81,9 @@ def test_torsion_free_energy_uses_weights_and_leaves_empty_bins_blank() -> None:
 
 def test_torsion_free_energy_is_periodic() -> None:
     shifted = AngleSample(PHI + 2 * np.pi, PSI - 2 * np.pi, WEIGHT)
-    for one, other in zip(torsion_surface(shifted), torsion_surface(AngleSample(PHI, PSI, WEIGHT)), strict=True):
+    for one, other in zip(
+        torsion_surface(shifted), torsion_surface(AngleSample(PHI, PSI, WEIGHT)), strict=True
+    ):
         np.testing.assert_allclose(one, other, atol=1e-9)
 
 
