@@ -272,7 +272,8 @@ def _settings(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, tuple[Any, ...
     for run in runs:
         leaves = dict(_leaves(run.manifest.get("config", {})))
         leaves["data (SHA-256)"] = str(run.manifest.get("data_digest", ""))[:12] or None
-        leaves["corrected by"] = run.results.method
+        if run.results.method != leaves.get("correction.method"):  # corrected anew, by another method
+            leaves["corrected by"] = run.results.method
         versions = {"bgdiff": run.results.bgdiff_version} | run.results.versions
         leaves |= {f"version of {name}": version for name, version in versions.items()}
         listed.append(leaves)

@@ -120,6 +120,7 @@ def _page(compared: RunComparison, picture: str) -> str:
         settings=[(name, [_plain(value) for value in values]) for name, values in compared.settings],
         unfinished=[str(path) for path in compared.unfinished],
         picture=picture,
+        distances=any(run.distance("energy_w2") for run in compared.runs),
     )
 
 
