@@ -1,4 +1,7 @@
-"""A headless Chromium, driven over its DevTools pipe: no driver and no package besides the browser."""
+"""A headless Chromium, driven over its DevTools pipe: no driver and no package besides the browser.
+
+``python tests/browser.py PAGE`` prints how many seconds a page takes to open, five times.
+"""
 
 import base64
 import fcntl
@@ -8,6 +11,8 @@ import os
 import select
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,3 +184,18 @@ def open_page(executable: str, profile: Path, patience: float = 60.0) -> Iterato
             process.wait()
         os.close(to_browser)
         os.close(from_browser)
+
+
+def main(page: Path, times: int = 5) -> None:
+    """Print seconds from starting a browser until it is there, and until the page is loaded."""
+    for _ in range(times):
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as profile, open_page(chromium() or "", Path(profile)) as browser:
+            there = time.monotonic() - started
+            loaded = browser.load(page)
+            together = time.monotonic() - started
+            print(f"browser {there:.2f} s, page {loaded:.2f} s, together {together:.2f} s")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
