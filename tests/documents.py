@@ -5,9 +5,23 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
-__all__ = ["PAGES", "ROOT", "Command", "anchors", "commands", "inline_code", "links"]
+__all__ = [
+    "PAGES",
+    "ROOT",
+    "Command",
+    "Snippet",
+    "anchors",
+    "commands",
+    "documented_arguments",
+    "inline_code",
+    "links",
+    "snippets",
+    "steps",
+    "unread",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -16,7 +30,8 @@ PAGES = [
     ROOT / "notebooks" / "README.md",
     *sorted((ROOT / "systems").glob("*/README.md")),
 ]
-_PROGRAMS = r"(?:\.venv/bin/)?bgdiff |python -m benchmarks\b|make |pip |conda "
+_PROGRAMS = r"(?:\.venv/bin/)?bgdiff |python -m benchmarks\b|python \S+\.py\b|make |pip |conda "
+_SHELLS = ("sh", "bash", "console")
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,18 @@ class Command:
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}: {shlex.join(self.words)}"
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A block of Python of a document."""
+
+    page: str
+    line: int
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}: Python"
 
 
 @cache
@@ -44,7 +71,7 @@ def _prose_and_code(page: Path) -> tuple[list[str], list[tuple[int, str, str]]]:
             fence = ""
         elif fence:
             code.append((number, language, line))
-        elif line.startswith("    ") and not line.strip().startswith(("-", "*")):
+        elif re.match(r" {4}\s*(?![-*] )\S", line):
             code.append((number, "", line))
         else:
             prose.append(line)
@@ -53,24 +80,54 @@ def _prose_and_code(page: Path) -> tuple[list[str], list[tuple[int, str, str]]]:
     return prose, code
 
 
-def commands(page: Path) -> Iterator[Command]:
-    """Commands in the code blocks of a page; lines that end in a backslash go on in the next."""
-    name = page.relative_to(ROOT).as_posix()
+def _lines_of_shells(page: Path) -> Iterator[tuple[int, str, str]]:
+    """Line number, language and text of what a shell could read; lines that a backslash ends are joined."""
     begun, first = "", 0
     for number, language, line in _prose_and_code(page)[1]:
-        text = line.strip()
-        if not begun:
-            if language not in ("", "sh", "bash", "console"):
-                continue
-            text = text.removeprefix("$ ")
-            if not re.match(_PROGRAMS, text):
-                continue
-            first = number
+        if language not in ("", *_SHELLS):
+            continue
+        text = line.strip().removeprefix("$ ")
+        first = first if begun else number
         begun += text.removesuffix("\\") + " "
         if not text.endswith("\\"):
-            words = shlex.split(begun.removeprefix(".venv/bin/"), comments=True)
-            yield Command(name, first, tuple(words))
+            yield first, language, begun.strip()
             begun = ""
+
+
+def commands(page: Path) -> Iterator[Command]:
+    """Commands in the code blocks of a page."""
+    for number, _, text in _lines_of_shells(page):
+        if re.match(_PROGRAMS, text):
+            words = shlex.split(text.removeprefix(".venv/bin/"), comments=True)
+            yield Command(page.relative_to(ROOT).as_posix(), number, tuple(words))
+
+
+def documented_arguments(module: str) -> list[str]:
+    """``module`` and the arguments with which the documents run it, the same wherever they do."""
+    words = {command.words for page in PAGES for command in commands(page)}
+    (found,) = (one[2:] for one in words if one[:3] == ("python", "-m", module))
+    return list(found)
+
+
+def unread(page: Path) -> Iterator[str]:
+    """Lines in the shell's blocks of a page that :func:`commands` does not know."""
+    for number, language, text in _lines_of_shells(page):
+        if language in _SHELLS and text and not text.startswith("#") and not re.match(_PROGRAMS, text):
+            yield f"{page.relative_to(ROOT).as_posix()}:{number}: {text}"
+
+
+def snippets(page: Path) -> Iterator[Snippet]:
+    """The blocks of Python of a page."""
+    lines = [(number, line) for number, language, line in _prose_and_code(page)[1] if language == "python"]
+    for _, block in groupby(enumerate(lines), key=lambda one: one[1][0] - one[0]):
+        rows = [row for _, row in block]
+        code = "\n".join(line for _, line in rows)
+        yield Snippet(page.relative_to(ROOT).as_posix(), rows[0][0], code)
+
+
+def steps(page: Path) -> list[Command | Snippet]:
+    """What a page does, in its order."""
+    return sorted([*commands(page), *snippets(page)], key=lambda step: step.line)
 
 
 def inline_code(page: Path) -> Iterator[str]:

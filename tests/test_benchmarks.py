@@ -1,4 +1,4 @@
-"""Benchmarks run in their reduced form and write what docs/benchmarks.md is made from."""
+"""Benchmarks run as docs/benchmarks.md says, in their reduced form, and write what it is made from."""
 
 import io
 import json
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from checks import assert_standard
+from documents import documented_arguments
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,9 +22,12 @@ def test_main_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import harness, main_job
 
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "main_job.json"
     monkeypatch.setattr(
-        sys, "argv", ["main_job", "--quick", "--json", str(file), "--keep", str(tmp_path / "runs")]
+        sys,
+        "argv",
+        [*documented_arguments("benchmarks.main_job"), "--quick", "--keep", str(tmp_path / "runs")],
     )
     (tmp_path / "runs").mkdir()
     harness.main("main_job", main_job.measure, "")
@@ -42,12 +46,13 @@ def test_free_energies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import free_energies, harness
 
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "free_energies.json"
     threads = torch.get_num_threads()
     runs = {name: run for name, run in free_energies._RUNS.items() if name != "many_well_32"}
     monkeypatch.setattr(free_energies, "_RUNS", runs)  # one toy less, for time
     monkeypatch.setattr(
-        sys, "argv", ["free_energies", "--quick", "--json", str(file), "--keep", str(tmp_path)]
+        sys, "argv", [*documented_arguments("benchmarks.free_energies"), "--quick", "--keep", str(tmp_path)]
     )
     try:
         harness.main("free_energies", free_energies.measure, "", free_energies.tables)
@@ -74,8 +79,11 @@ def test_correction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import correction, harness
 
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "correction.json"
-    monkeypatch.setattr(sys, "argv", ["correction", "--quick", "--json", str(file), "--keep", str(tmp_path)])
+    monkeypatch.setattr(
+        sys, "argv", [*documented_arguments("benchmarks.correction"), "--quick", "--keep", str(tmp_path)]
+    )
     harness.main("correction", correction.measure, "", correction.tables)
     rows = json.loads(file.read_text())["rows"]
     names = [row["method"] for row in rows]
@@ -225,8 +233,9 @@ def test_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import clusters, harness
 
+    monkeypatch.chdir(tmp_path)
     file, threads = tmp_path / "clusters.json", torch.get_num_threads()
-    arguments = ["clusters", "--quick", "--json", str(file), "--keep", str(tmp_path)]
+    arguments = [*documented_arguments("benchmarks.clusters"), "--quick", "--keep", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
     harness.main("clusters", clusters.measure, "", clusters.tables)
     assert torch.get_num_threads() == threads
@@ -274,10 +283,11 @@ def test_own_molecule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import harness, own_molecule
 
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "own_molecule.json"
     monkeypatch.setattr(own_molecule, "PEPTIDES", {})
     monkeypatch.setattr(
-        sys, "argv", ["own_molecule", "--quick", "--json", str(file), "--keep", str(tmp_path)]
+        sys, "argv", [*documented_arguments("benchmarks.own_molecule"), "--quick", "--keep", str(tmp_path)]
     )
     for _ in range(2):
         harness.main("own_molecule", own_molecule.measure, "", own_molecule.tables)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from compositions import exact_product, first, second
+from documents import documented_arguments
 
 from bgdiff import models
 
@@ -82,9 +83,9 @@ def test_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     tempering = composition.cases()[2]
     monkeypatch.setattr(composition, "cases", lambda: [tempering])
-    file, figure = tmp_path / "composition.json", tmp_path / "figure.png"
-    arguments = ["composition", "--quick", "--json", str(file), "--figure", str(figure)]
-    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.chdir(tmp_path)
+    file, figure = Path("composition.json"), Path("composition.png")
+    monkeypatch.setattr(sys, "argv", [*documented_arguments("benchmarks.composition"), "--quick"])
     harness.main("composition", composition.measure, "", composition.tables, composition.draw)
     added, weighted = json.loads(file.read_text())["rows"]
     assert weighted["largest |z|"] < 4

@@ -1,4 +1,9 @@
-"""Every command of the documents: understood by the program, executed in a reduced form or by other tests."""
+"""Every command of the README and of docs/ is executed as it is printed, and so are their examples in Python.
+
+Each page is read from its top to its end in an empty directory, where earlier commands of the page have left
+what later ones need, and stand-ins (:mod:`stand_ins`) are what a reader has. Only sizes differ: of networks,
+data, simulations (:mod:`small_work`).
+"""
 
 import re
 import shlex
@@ -11,60 +16,115 @@ from typing import Any
 import pytest
 import typer
 from command_line import Call
-from documents import PAGES, ROOT, Command, commands, inline_code
+from documented_steps import Reader
+from documents import PAGES, ROOT, Command, Snippet, commands, inline_code, steps, unread
+from small_work import make_small
+from stand_ins import STAND_INS
 
 from bgdiff.cli import app
 
+# Those of the systems' folders repeat how their data and references were made; they are only parsed here.
+READ = [page for page in PAGES if page.parent.parent != ROOT / "systems"]
+STEPS = [step for page in READ for step in steps(page)]
 COMMANDS = [command for page in PAGES for command in commands(page)]
-TINY = (
-    "--samples 60 --set training.steps=20 --set training.batch_size=32 --set training.n_levels=4 "
-    "--set network.width=16 --set network.depth=1 --set ladder.n_training_rungs=16 --set ladder.n_rungs=8 "
-    "--set ladder.moment_samples=64 --set ladder.pilot_samples=32 --set ladder.normaliser_samples=0 "
-    "--set sampling.n_held_out=20 --set correction.pilot_particles=32"
-)
-FEW = "--rung-samples 0 --frames 20"
 
-# What is executed for a documented command: the same with less work. Runs are of the double well, whatever
-# they are of in the document.
-REDUCED = [
-    (r"bgdiff systems", "systems"),
-    (r"bgdiff info", "info --benchmark 0"),
-    (r"bgdiff run --resume \S+", "run --resume runs/tiny"),
-    (r"bgdiff run .*--preset quick.*", f"run double_well --preset quick --out runs/tiny {TINY}"),
-    (r"bgdiff report \S+", "report runs/tiny"),
-    (
-        r"bgdiff free-energy \S+ --between .*",
-        f'free-energy runs/tiny {FEW} --between "x in [-2, 0]" "x in [0, 2]"',
-    ),
-]
-
-# Commands that other tests execute in a reduced form (none do those of pip and conda).
+# Executed by other tests: the words of the documents, or the page's examples, in a reduced form.
 ELSEWHERE = {
-    r"bgdiff new .*": "test_new_command.py::test_from_a_structure_to_the_next_command",
-    r"bgdiff data generate .*": "test_new_command.py::test_from_a_structure_to_the_next_command",
-    r"bgdiff data import .*": "test_import.py",
-    r"bgdiff run .*--data .*": "test_cli.py",
-    r"bgdiff run .*--rounds .*": "test_rounds.py",
-    r"bgdiff run .*": "test_run.py",
-    r"bgdiff reweight .*": "test_cli_reweight.py",
-    r"bgdiff free-energy .*": "test_free_energy_command.py",
-    r"bgdiff reference .*": "test_reference.py",
-    r"bgdiff export .*": "test_interop_openmm_starts.py",
-    r"python -m benchmarks\..*": "test_benchmarks.py",
-    r"make .*": "test_project.py",
-    r"pip .*": "",
-    r"conda .*": "",
+    r"python -m benchmarks\.(main_job|free_energies|correction|clusters) .*": "test_benchmarks.py",
+    r"python -m benchmarks\.own_molecule .*": "test_benchmarks.py",
+    r"python -m benchmarks\.composition .*": "test_composition_guide.py",
+    r"python notebooks/execute\.py.*": "test_notebooks.py",
+    r"docs/composition\.md:\d+: Python": "test_composition_guide.py",
+    r"docs/interop\.md:\d+: Python": "test_interop_guide.py",
+    r"docs/openmm\.md:\d+: Python": "test_interop_openmm_starts.py",
+}
+NOT_EXECUTED = {
+    r"pip .*": "installs packages, which `make install` does wherever this test runs",
+    r"conda .*": "makes an environment; test_project.py compares environment.yml with pyproject.toml",
+    r"make install": "installs packages; `make test` begins with it",
+    r"make test": "is what runs this test",
+    r"make docs": "takes minutes; `make test` ends with it",
+    r"make notebook": "serves JupyterLab until it is stopped; test_jupyterlab.py opens it in a browser",
+    r".* '?\[--.*": "shows which options there are; commands that use them stand below",
 }
 
 
-def line(command: Command) -> str:
-    return shlex.join(command.words)
+def words_of(step: Command | Snippet) -> str:
+    return str(step) if isinstance(step, Snippet) else shlex.join(step.words)
 
 
-def of(program: str) -> list[Command]:
-    found = [command for command in COMMANDS if command.words[0] == program]
-    assert found
-    return found
+def rules_for(step: Command | Snippet) -> list[str]:
+    """Patterns of the exceptions, if it is one."""
+    return [rule for rule in (*ELSEWHERE, *NOT_EXECUTED) if re.fullmatch(rule, words_of(step))]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("finished_runs")
+
+
+@pytest.fixture
+def reader(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> Reader:
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    make_small(monkeypatch)
+    return Reader(call, shared)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in READ if any(not rules_for(step) for step in steps(page))],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_what_a_page_says_can_be_done(page: Path, reader: Reader) -> None:
+    for step in steps(page):
+        if not rules_for(step):
+            reader.do(step)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("bgdiff run double_well --presets quick", "No such option"),
+        ("bgdiff run double_wall --preset quick", "did you mean 'double_well'"),
+        ("bgdiff free-energy runs/mine", "holds no run"),
+        ("bgdiff sample", "Missing argument"),
+        ("make dmeo", "No rule to make target"),
+        ("python -m benchmarks.objectives gmm --dimension 2", "SystemExit: 2"),
+        ("python other.py", "no way to run this"),
+        ("jupyter lab", "no way to run this"),
+    ],
+)
+def test_what_is_wrong_fails_with_its_place(wrong: str, said: str, reader: Reader) -> None:
+    with pytest.raises(pytest.fail.Exception) as failed:
+        reader.do(Command("docs/page.md", 12, tuple(wrong.split())))
+    place, _, problem = str(failed.value).partition("\n")
+    assert place == f"docs/page.md:12: {wrong}"
+    assert said in problem
+
+
+def test_wrong_python_fails_with_its_place(reader: Reader) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"docs/page.md:7: Python\nAttributeError: .*lode_system"):
+        reader.do(Snippet("docs/page.md", 7, "import bgdiff\nbgdiff.lode_system('double_well')"))
+
+
+def test_nothing_is_passed_over() -> None:
+    assert [line for page in PAGES for line in unread(page)] == [], "lines of the shell of unknown programs"
+    found = {rule for step in STEPS for rule in rules_for(step)}
+    assert found == {*ELSEWHERE, *NOT_EXECUTED}, "exceptions that nothing needs"
+    for step in STEPS:
+        assert len(rules_for(step)) < 2, step
+        for test in (ELSEWHERE[rule] for rule in rules_for(step) if rule in ELSEWHERE):
+            text = (ROOT / "tests" / test).read_text(encoding="utf-8")
+            if isinstance(step, Command) and step.words[1] == "-m":
+                assert f'documented_arguments("{step.words[2]}")' in text, step
+            else:  # of the notebooks' folder, or of a page
+                assert f'"{Path(step.page).parent.name}"' in text, step
+
+
+def test_stand_ins_stand_for_something() -> None:
+    text = "\n".join(step.code if isinstance(step, Snippet) else words_of(step) for step in STEPS)
+    assert [name for name in STAND_INS if not re.search(rf"(?<![\w/]){re.escape(name)}(?![\w-])", text)] == []
 
 
 @cache
@@ -82,45 +142,19 @@ def leaf(words: list[str]) -> tuple[Any, list[str]]:
     return command, words
 
 
-@pytest.mark.parametrize("command", of("bgdiff"), ids=str)
-def test_the_program_understands_it(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", [p for p in PAGES if p not in READ], ids=lambda page: page.parent.name)
+def test_commands_of_the_systems_are_understood(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names of options, how many values they take, which values: as when it is run, up to running it."""
+    """Names of options, how many values they take, which values: as when they are run, up to running them."""
     monkeypatch.chdir(tmp_path)
-    found, words = leaf(list(command.words[1:]))
-    found.make_context(found.name, words)
-
-
-@pytest.mark.parametrize(
-    "wrong", ["run double_well --presets quick", "run x --preset fast", "sample", "rum x"]
-)
-def test_what_is_wrong_is_noticed(wrong: str) -> None:
-    with pytest.raises(Exception, match=r"(?i)no such option|not one of|missing|no command"):
-        found, words = leaf(wrong.split())
-        found.make_context(found.name, words)
-
-
-def test_every_command_is_executed() -> None:
-    patterns = [pattern for pattern, _ in REDUCED] + list(ELSEWHERE)
-    forgotten = [str(c) for c in COMMANDS if not any(re.fullmatch(p, line(c)) for p in patterns)]
-    assert not forgotten, "no rule says how these are executed:\n" + "\n".join(forgotten)
-    for test in filter(None, ELSEWHERE.values()):
-        file, _, name = test.partition("::")
-        assert f"def {name}" in (ROOT / "tests" / file).read_text(encoding="utf-8")
-
-
-def test_reduced_forms_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
-    monkeypatch.chdir(tmp_path)
-    documented = {pattern: [c for c in COMMANDS if re.fullmatch(pattern, line(c))] for pattern, _ in REDUCED}
-    assert all(documented.values()), "a rule fits nothing"
-    for pattern, reduced in sorted(
-        REDUCED, key=lambda rule: "--out" not in rule[1]
-    ):  # what makes the run is first
-        outcome = call("--quiet", *shlex.split(reduced))
-        assert outcome.code == 0, f"{[str(c) for c in documented[pattern]]}: {outcome.said}"
-        assert outcome.out.strip()
-    assert Path("runs/tiny/report.html").stat().st_size > 10_000
+    for command in commands(page):
+        try:
+            assert command.words[0] == "bgdiff"
+            found, words = leaf(list(command.words[1:]))
+            found.make_context(found.name, words)
+        except Exception as error:
+            pytest.fail(f"{command}\n{type(error).__name__}: {error}")
 
 
 def test_commands_within_sentences_exist() -> None:
@@ -142,7 +176,7 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
     inline = {t for page in PAGES for t in inline_code(page) if re.fullmatch(r"make [a-z]+", t)}
-    for words in [*(c.words for c in of("make")), *(tuple(t.split()) for t in inline)]:
+    for words in [*(c.words for c in COMMANDS if c.words[0] == "make"), *(tuple(t.split()) for t in inline)]:
         assert set(words[1:]) <= targets
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"^  make ([a-z]+)", shown, flags=re.MULTILINE)) == targets
@@ -161,15 +195,3 @@ def test_extras_exist() -> None:
     }
     assert named <= set(extras)
     assert named
-
-
-@pytest.mark.parametrize("command", of("python"), ids=str)
-def test_benchmarks_exist(command: Command) -> None:
-    module = ROOT / command.words[2].replace(".", "/")
-    source = module.with_suffix(".py") if module.with_suffix(".py").exists() else module / "__main__.py"
-    text = source.read_text(encoding="utf-8")
-    assert '__name__ == "__main__"' in text
-    options = set(
-        re.findall(r'"(--[a-z-]+)"', text + (ROOT / "benchmarks" / "harness.py").read_text("utf-8"))
-    )
-    assert {word for word in command.words if word.startswith("--")} <= options
