@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ class Reader:
     def __init__(self, call: Call, shared: Path) -> None:
         self._call, self._shared = call, shared
         self._names: dict[str, Any] = {"__name__": "__main__"}
-        self.used: set[str] = set()
 
     def do(self, step: Command | Snippet) -> None:
         """Do a step of the page; what goes wrong fails the test, which says at which line of which file."""
@@ -50,13 +50,12 @@ class Reader:
         except (Exception, SystemExit) as error:
             pytest.fail(f"{step}\n{type(error).__name__}: {error}")
 
-    def _provide(self, words: Any) -> None:
+    def _provide(self, words: Iterable[str]) -> None:
         """Make the files that are named, are not there, and that a reader would have."""
         for word in words:
             if word in STAND_INS and not Path(word).exists():
                 Path(word).parent.mkdir(parents=True, exist_ok=True)
                 STAND_INS[word](Path(word).absolute(), self._shared)
-                self.used.add(word)
 
     def _run(self, words: tuple[str, ...]) -> None:
         match words:

@@ -118,6 +118,10 @@ def test_nothing_is_passed_over() -> None:
             text = (ROOT / "tests" / test).read_text(encoding="utf-8")
             if isinstance(step, Command) and step.words[1] == "-m":
                 assert f'documented_arguments("{step.words[2]}")' in text, step
+                source = (
+                    (ROOT / step.words[2].replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+                )
+                assert 'if __name__ == "__main__":\n    main("' in source, step
             else:  # of the notebooks' folder, or of a page
                 assert f'"{Path(step.page).parent.name}"' in text, step
 
