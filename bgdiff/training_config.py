@@ -12,8 +12,9 @@ from bgdiff.objectives.registry import OBJECTIVES, check_options
 
 __all__ = ["DEFAULT_OBJECTIVES", "TrainingConfig"]
 
-DEFAULT_OBJECTIVES = {"mixed_score": 1.0, "bi_level": 0.1}
-"""Terms of the loss and their weights."""
+DEFAULT_OBJECTIVES = {"mixed_score": 1.0, "bi_level": 0.03}
+"""Terms of the loss and their weights: docs/objectives.md has the comparison."""
+_FORMER_WEIGHT = 0.1  # of DiffCLF, where earlier versions left it out
 _CLASSIFICATIONS = ("bi_level", "multi_level", "jensen_shannon", "forward_kl")
 
 
@@ -71,7 +72,7 @@ class TrainingConfig(Settings):
         rest = dict(content)
         known = rest.pop("objectives", DEFAULT_OBJECTIVES)
         variant = rest.pop("classification", "bi_level")
-        weight = rest.pop("classification_weight", DEFAULT_OBJECTIVES["bi_level"])
+        weight = rest.pop("classification_weight", _FORMER_WEIGHT)
         others = {name: value for name, value in known.items() if name not in _CLASSIFICATIONS}
         return {**rest, "objectives": {**others, **({} if variant is None else {variant: weight})}}
 

@@ -65,7 +65,7 @@ def test_single_objectives_are_added_and_left_out() -> None:
     def terms(**objectives: float | None) -> dict[str, float]:
         return make_config("quick", overrides={"training": {"objectives": objectives}}).training.objectives
 
-    assert terms() == {"mixed_score": 1.0, "bi_level": 0.1}
+    assert terms() == {"mixed_score": 1.0, "bi_level": 0.03}
     assert terms(bi_level=0) == {"mixed_score": 1.0}
     assert terms(bi_level=None, multi_level=0.5) == {"mixed_score": 1.0, "multi_level": 0.5}
     # the order in which terms are computed is that of the registry

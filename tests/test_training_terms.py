@@ -56,9 +56,9 @@ def assert_same_training(first: Trainer, second: Trainer) -> None:
     assert records(first) == records(second)
 
 
-def test_the_default_objectives_train_as_they_always_did() -> None:
+def test_the_first_two_objectives_train_as_they_always_did() -> None:
     """Numbers of the version in which score matching and DiffCLF were the only two terms."""
-    trainer = make_trainer(small(40, log_every=20, evaluate_every=20))
+    trainer = make_trainer(small(40, log_every=20, evaluate_every=20, objectives={"bi_level": 0.1}))
     trainer.run()
     last = trainer.history[-1]
     expected = {
@@ -102,7 +102,7 @@ def test_own_parameters_and_memory_are_trained_stored_and_resumed(tmp_path: Path
     assert all(
         torch.equal(ended[name], value) for name, value in second.objectives["habit"].state_dict().items()
     )
-    parts = {"mixed_score": 1.0, "bi_level": 0.1, "habit": 0.3}
+    parts = {"mixed_score": 1.0, "bi_level": 0.03, "habit": 0.3}
     for record in whole.history:
         assert record["loss"] == pytest.approx(sum(w * record[name] for name, w in parts.items()))
 
@@ -132,7 +132,7 @@ def test_looking_at_held_out_losses_changes_nothing() -> None:
     )
 
 
-@pytest.mark.parametrize("objectives", [{}, {"bi_level": 0}], ids=["both", "score alone"])
+@pytest.mark.parametrize("objectives", [{"bi_level": 0.1}, {"bi_level": 0}], ids=["both", "score alone"])
 def test_checkpoints_of_format_5_are_taken_up(objectives: dict[str, float], tmp_path: Path) -> None:
     """A checkpoint put into the form that had the two fields and the fixed columns."""
     config = small(30, evaluate_every=10, log_every=10, objectives=objectives)
@@ -142,7 +142,7 @@ def test_checkpoints_of_format_5_are_taken_up(objectives: dict[str, float], tmp_
     path = tmp_path / "checkpoint.safetensors"
     whole.save(path)
     tensors, metadata = load_tensors(path)
-    fingerprint, both = metadata["fingerprint"], not objectives
+    fingerprint, both = metadata["fingerprint"], objectives["bi_level"] > 0
     training = fingerprint["training"]
     del training["objectives"], training["objective_options"]
     training |= {"classification": "bi_level" if both else None, "classification_weight": 0.1}

@@ -18,10 +18,13 @@ def recommended_settings(n_atoms: int) -> dict[str, Any]:
     n_internal = 3 * n_atoms - 6
     if n_internal <= _WALKS_SUFFICE:
         return {}
+    training: dict[str, Any] = {"objectives": {"bi_level": 0.1}}  # as measured; a dipeptide does with less
     settings: dict[str, Any] = {"coordinates": {"conditional": True}}
     if n_internal > _DEFAULT_NETWORK_SUFFICES:
-        settings |= {"network": {"width": 384}, "training": {"steps": 8000}}
+        settings["network"] = {"width": 384}
+        training["steps"] = 8000
     return settings | {
+        "training": training,
         "ladder": {"n_rungs": 600},
         "correction": {"method": "smc", "every": 1, "bridge_places": 20},
         "sampling": {"n_samples": 4000, "n_held_out": 500},
