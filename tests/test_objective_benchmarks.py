@@ -298,6 +298,9 @@ def test_settings_can_be_changed() -> None:
     assert (changed["recipe"]["steps"], changed["recipe"]["ema"], changed["seeds"]) == (7, 0.5, 1)
     assert changed["recipe"]["network"] == {**settings["recipe"]["network"], "depth": 3}
     assert settings["recipe"]["steps"] != 7
+    by_dim = with_changes(settings_of("modes", False), ["by_dim.32.steps=9", "by_dim.8.groups=1"])["by_dim"]
+    assert (by_dim[32]["steps"], by_dim[8]["groups"]) == (9, 1)
+    assert by_dim[8]["steps"] > 9
     for wrong in ("recipe.steps", "nonsense=1", "recipe.network.nonsense=1", "dims.first=2"):
         with pytest.raises(ConfigError, match="no setting"):
             with_changes(settings, [wrong])

@@ -8,7 +8,7 @@ Objectives, networks, offsets, averaging and learning rate are the library's.
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -229,15 +229,15 @@ def fit(
 
 
 def _optimisers(
-    model: Network, offsets: list[Tensor], own: list[Tensor], recipe: Recipe
+    model: Network, offsets: Sequence[Tensor], own: Sequence[Tensor], recipe: Recipe
 ) -> list[torch.optim.Optimizer]:
     """The optimisers; a group's ``factor`` is the share of the learning rate that it gets."""
     matrices = [p for p in model.parameters() if p.ndim == 2 and recipe.optimiser == "muon"]
     known = set(map(id, matrices))
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if id(p) not in known], "factor": 1.0},
-        {"params": offsets, "factor": recipe.offset_rate},
-        {"params": own, "factor": 1.0},
+        {"params": list(offsets), "factor": recipe.offset_rate},
+        {"params": list(own), "factor": 1.0},
     ]
     adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
     if not matrices:
@@ -265,7 +265,7 @@ def _batch(stream: Stream, sigma: Tensor, rungs: Tensor, generator: torch.Genera
     """Groups that start from one data point each, noised to their rungs."""
     clean, score = _drawn(stream, len(rungs), generator, recipe)
     if recipe.balanced:
-        noise = balanced_noise(*rungs.shape, clean.shape[1], generator)
+        noise = balanced_noise(len(rungs), rungs.shape[1], clean.shape[1], generator)
     else:
         noise = torch.randn((*rungs.shape, clean.shape[1]), generator=generator)
     displacement = sigma[rungs][..., None] * noise

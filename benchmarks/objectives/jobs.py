@@ -46,7 +46,7 @@ def settings_of(study: str, quick: bool) -> dict[str, Any]:
     return merged(content, reduced) if quick else content
 
 
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
     """Settings with changes; mappings are merged, everything else is replaced."""
     result = dict(base)
     for key, value in changes.items():
@@ -63,15 +63,19 @@ def with_changes(settings: dict[str, Any], changes: Sequence[str]) -> dict[str, 
     """
     for change in changes:
         name, sign, value = change.partition("=")
-        *path, last = name.split(".")
         place: Any = settings
-        for part in path:
-            place = place.get(part) if isinstance(place, dict) else None
-        if not sign or not isinstance(place, dict) or (last not in place and path != ["recipe"]):
+        path: list[str | int] = []
+        for part in name.split("."):
+            place = place.get(path[-1]) if path and isinstance(place, dict) else place
+            known = isinstance(place, dict)
+            path.append(int(part) if known and part.isdigit() and int(part) in place else part)
+        *above, last = path
+        open_ended = above == ["recipe"] or above[:-1] == ["by_dim"]  # what is not there has a default
+        if not sign or not isinstance(place, dict) or (last not in place and not open_ended):
             raise ConfigError(f"--set {change}: there is no setting {name!r}")
-        nested: dict[str, Any] = {last: yaml.safe_load(value)}
-        for part in reversed(path):
-            nested = {part: nested}
+        nested: dict[str | int, Any] = {last: yaml.safe_load(value)}
+        for key in reversed(above):
+            nested = {key: nested}
         settings = merged(settings, nested)
     return settings
 
