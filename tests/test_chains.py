@@ -107,7 +107,7 @@ def test_what_is_written(finished: Path) -> None:
     assert "R-hat" in text
     assert ("replica exchange samples the target without" in text) == (config.method != "imh")
     assert {path.stem for path in (finished / "figures").glob("*.png")} == {
-        "map_x_y", "profile_x", "profile_y", "energies", "training", "normalisers", "ladder",
+        "map_x_y", "profile_x", "profile_y", "chains", "energies", "training", "normalisers", "ladder",
     }  # fmt: skip
 
 

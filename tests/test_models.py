@@ -208,7 +208,7 @@ def test_the_network_knows_its_noise() -> None:
 
 
 def test_the_quadratic_network_knows_a_narrow_mode() -> None:
-    """With the mode's centre and width as its outputs it is that normal density, at every level."""
+    """With the mode's centre and its width before noise as outputs it is that normal density, at every level."""
     real, width = torch.tensor([False, False]), 0.01**2
     network = untrained(real, kind=QuadraticNetwork).double()
     assert isinstance(network, QuadraticNetwork)
@@ -218,7 +218,7 @@ def test_the_quadratic_network_knows_a_narrow_mode() -> None:
         amplitude = spread**-0.5 - (1 + SIGMA_MAX**2) ** -0.5
         with torch.no_grad():
             network.centre.bias.copy_(mode / (math.sqrt(spread) * amplitude))
-            network.width.bias.fill_(math.log((width + sigma**2) / spread) / (4 * amplitude))
+            network.width.bias.fill_(math.log(width) / (1 - spread / (1 + SIGMA_MAX**2)))
         z = mode + sigma * torch.randn(20, 2, dtype=torch.float64, generator=seeded(13))
         expected = GaussianModel(mode, torch.full((2,), width)).log_density(z, level(sigma))
         assert torch.allclose(network.log_density(z, level(sigma)), expected, rtol=1e-6)

@@ -88,8 +88,8 @@ def test_chains_stay_chains(tmp_path: Path, well: System, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("provenance", "words"),
     [
-        ({}, "not known to be in equilibrium.*--method parallel-tempering"),
-        ({"files": [{"method": "molecular dynamics"}]}, "not known to be in equilibrium"),
+        ({}, "known to be in equilibrium, and these are not.*--method parallel-tempering"),
+        ({"files": [{"method": "molecular dynamics"}]}, "known to be in equilibrium, and these are not"),
         ({"method": TEMPERED, "ensemble_digest": "of something else"}, "another potential or temperature"),
     ],
 )

@@ -12,7 +12,6 @@ from bgdiff.analysis.run_files import RunFiles
 from bgdiff.analysis.run_structures import basin_of
 from bgdiff.analysis.style import COLOURS, WIDTH, styled
 from bgdiff.analysis.text import symbol
-from bgdiff.sampling.diagnostics import mean_error
 
 __all__ = ["chain_figures", "chain_traces"]
 
@@ -42,6 +41,8 @@ def chain_traces(trace: Array, value: Array, *, trace_label: str, value_label: s
         value: ``(C, T)`` what is averaged, T at least 8.
         trace_label, value_label: the axes.
     """
+    from bgdiff.sampling.diagnostics import mean_error  # its package loads torch
+
     chains, draws = value.shape
     figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False)[0]
