@@ -208,7 +208,7 @@ def test_the_network_knows_its_noise() -> None:
 
 
 def test_the_quadratic_network_knows_a_narrow_mode() -> None:
-    """With the mode's centre and its width before noise as outputs it is that normal density, at every level."""
+    """With the mode's centre and its width before noise it is that normal density at every level."""
     real, width = torch.tensor([False, False]), 0.01**2
     network = untrained(real, kind=QuadraticNetwork).double()
     assert isinstance(network, QuadraticNetwork)
