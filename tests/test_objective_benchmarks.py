@@ -229,6 +229,17 @@ def test_groups_reach_from_neighbours_to_the_whole_ladder() -> None:
     assert float(distance.max()) > 0.7
 
 
+def test_an_unknown_optimiser_is_refused() -> None:
+    from benchmarks.objectives.fitting import Recipe, fit
+    from benchmarks.objectives.mixture_study import stream_of
+    from benchmarks.objectives.mixtures import two_modes
+    from benchmarks.objectives.preserving import linear_vp_levels
+
+    truth, recipe = two_modes(2), Recipe({"mixed_score": 1.0}, steps=1, optimiser="muone")
+    with pytest.raises(ConfigError, match="recipe.optimiser: 'muone' is neither"):
+        fit(stream_of(truth), linear_vp_levels(8), truth.width, recipe, 0)
+
+
 def test_long_steps_of_a_ladder_are_divided() -> None:
     from benchmarks.objectives.fitting import level_positions, refined_levels
     from benchmarks.objectives.preserving import linear_vp_levels

@@ -20,6 +20,7 @@ from benchmarks.objectives.preserving import preserving
 from bgdiff.config import NetworkConfig
 from bgdiff.coordinates import WhitenedCoordinates
 from bgdiff.coordinates.whitening import Whitening
+from bgdiff.errors import ConfigError
 from bgdiff.models import Network, make_network
 from bgdiff.objectives.base import Problem, Setup
 from bgdiff.objectives.batches import Batch
@@ -47,7 +48,8 @@ class Recipe:
         groups, levels: points of a step: groups of one data point each, on so many levels.
         reach: shortest reach of a group, in statistical length.
         gap: longest step of the ladder that is trained on.
-        optimiser: ``muon`` for the network's matrices (Adam for the rest), or ``adam`` for everything.
+        optimiser: ``muon`` (torch 2.9 or newer) for the network's matrices and Adam for the rest, or ``adam``
+            for everything.
         network: settings, as for ``network`` in a run.
     """
 
@@ -106,6 +108,7 @@ def refined_levels(sigma: Tensor, width: Tensor, gap: float) -> tuple[Tensor, Te
 
     Args:
         sigma, width: as for :func:`level_positions`.
+        gap: statistical length.
 
     Returns:
         σ ``(K'+1,)`` and where the given rungs are in it, int64 ``(K+1,)``.
@@ -137,6 +140,7 @@ def choose_levels(
 
     Args:
         position: ``(K,)``, from :func:`level_positions`.
+        nearest: shortest reach, between 0 and 1 as positions are.
     """
     step = position.diff()
     rate = 0.5 * (torch.cat([step, step[-1:]]) + torch.cat([step[:1], step]))
@@ -163,7 +167,7 @@ def fit(
         width: c ``(d,)``, variances of the data as their scores see them.
 
     Raises:
-        ConfigError: an objective is not known, or its options are wrong.
+        ConfigError: an objective or the optimiser is not known, or options are wrong.
         FloatingPointError: the loss is not finite.
     """
     started = time.process_time()
@@ -202,10 +206,8 @@ def fit(
         rate *= 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
         for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = group["factor"] * rate
-        model.zero_grad()
-        increments.grad = None
-        for parameter in own:
-            parameter.grad = None
+        for optimiser in optimisers:
+            optimiser.zero_grad()
         assert isinstance(total, Tensor)
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
@@ -232,6 +234,8 @@ def _optimisers(
     model: Network, offsets: Sequence[Tensor], own: Sequence[Tensor], recipe: Recipe
 ) -> list[torch.optim.Optimizer]:
     """The optimisers; a group's ``factor`` is the share of the learning rate that it gets."""
+    if recipe.optimiser not in ("muon", "adam"):
+        raise ConfigError(f"recipe.optimiser: {recipe.optimiser!r} is neither muon nor adam")
     matrices = [p for p in model.parameters() if p.ndim == 2 and recipe.optimiser == "muon"]
     known = set(map(id, matrices))
     groups: list[dict[str, Any]] = [
