@@ -147,4 +147,5 @@ def _embed(drawn: RunFigure, path: Path) -> dict[str, Any]:
         "width": width,
         "height": height,
         "narrow": drawn.figure.get_size_inches()[0] < 0.8 * WIDTH,
+        "small": drawn.figure.get_size_inches()[0] < 0.45 * WIDTH,
     }
