@@ -42,7 +42,8 @@ $(DOCS): $(INSTALLED)
 	@touch $@
 
 # One thread in each of the two test processes: more threads than cores are slower.
-test: lint $(DOCS) ## check style and types, run every test, build the documentation (10 to 15 minutes on two cores)
+# The notebooks' packages are there for the tests of JupyterLab and of the structure views.
+test: lint $(NOTEBOOKS) $(DOCS) ## check style and types, run every test, build the documentation (10 to 15 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 	$(MAKE) --no-print-directory docs
 

@@ -21,13 +21,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Browser", "chromium", "open_page"]
+__all__ = ["NO_CHROMIUM", "Browser", "chromium", "open_page"]
+
+NO_CHROMIUM = "there is no Chromium: install one (Debian: apt-get install chromium), or set $CHROMIUM to it"
+"""Why a test is skipped."""
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions",
     "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-pipe",
 )  # fmt: skip
 
 
@@ -58,15 +61,15 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
 
-    def load(self, path: Path, *, width: int = 1280, height: int = 900) -> float:
-        """Open a file in a window of that many pixels; seconds until everything is loaded."""
+    def load(self, page: Path | str, *, width: int = 1280, height: int = 900) -> float:
+        """Open a file or an address in a window of that many pixels; seconds until everything is loaded."""
         self._call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
         self._events.clear()
         started = time.monotonic()
-        self._call("Page.navigate", url=path.resolve().as_uri())
+        self._call("Page.navigate", url=page.resolve().as_uri() if isinstance(page, Path) else page)
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._receive()
         return time.monotonic() - started

@@ -1,13 +1,11 @@
 """JupyterLab in a headless Chromium shows the conformations of notebook 5: the widget's canvas is not blank.
 
-Asks for more than the tests' own environment has: ``pip install -e '.[notebooks]' playwright``, and Chromium,
-found as ``chromium`` or ``google-chrome`` or named by the environment variable CHROMIUM.
+Asks for the packages of ``pip install -e '.[notebooks]'``, which ``make test`` installs, and for Chromium, found
+as ``chromium`` or ``google-chrome`` or named by the environment variable CHROMIUM.
 """
 
-import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,27 +14,25 @@ import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from browser import NO_CHROMIUM, Browser, chromium, open_page
 from matplotlib import image
 from test_notebooks import EXECUTE, NOTEBOOKS
 
 from bgdiff.run_ensemble import finished_run
 
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-MISSING = [name for name in ("jupyterlab", "nglview", "playwright") if find_spec(name) is None]
+EXECUTABLE = chromium()
+MISSING = [name for name in ("jupyterlab", "nglview") if find_spec(name) is None]
 TOKEN = "only-this-test"
 
 _LEAST = 0.002  # of a canvas; atoms in colours of basins fill about 0.01, frames and icons are grey
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
+    pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)}: pip install -e '.[notebooks]'"),
+    pytest.mark.skipif(EXECUTABLE is None, reason=NO_CHROMIUM),
 ]
 
 
@@ -56,6 +52,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
         f"--ServerApp.root_dir={tmp_path}", f"--IdentityProvider.token={TOKEN}",
+        "--LabApp.expose_app_in_browser=True",
         "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
     home = tmp_path / "home"
@@ -89,46 +86,48 @@ def _wait(address: str, server: "subprocess.Popen[bytes]", log: Path, patience: 
 
 
 def test_notebook_shows_widgets_and_pictures(lab: str, tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
-        )
-        page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    with open_page(EXECUTABLE or "", tmp_path / "profile", patience=240) as page:
         try:
-            page.set_default_timeout(240_000)
-            page.goto(lab)
-            # cells that are run before the kernel has answered are forgotten
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for()
-            page.locator(".lm-MenuBar-item:has-text('Run')").click()
-            page.locator(".lm-Menu-item[data-command='runmenu:run-all']").click()
-            found = _look(page, tmp_path)
+            page.load(lab, width=1300, height=1000)
+            # cells that are run before there is a kernel ask which one to take
+            page.wait(f"{_KERNEL}?.status === 'idle'")
+            page.run("void jupyterapp.commands.execute('runmenu:run-all')")
+            page.wait(_NAME_THE_CELL)
+            page.wait(
+                "(image => image !== null && image.complete && image.naturalWidth > 300)"
+                "(document.querySelector('#by-basin img'))"
+            )
+            page.wait("document.querySelector('#by-basin canvas') !== null")
+            found = _drawn(page, tmp_path)
         finally:
-            page.screenshot(path=tmp_path / "page.png")
-            browser.close()
+            (tmp_path / "page.png").write_bytes(page.screenshot("#jp-main-dock-panel"))
     assert _coloured(found) > _LEAST, "the widget is blank"
 
 
-def _look(page: Any, folder: Path) -> np.ndarray:
-    """Pixels of the widget of the first view by basin, once it has drawn; screenshots stay in ``folder``."""
-    cell = page.locator(".jp-Notebook-cell:has-text('by=\"basin\"')").first
-    picture = cell.locator("img")
-    picture.wait_for()
-    assert picture.evaluate("image => image.complete && image.naturalWidth > 300")
-    canvas = cell.locator("canvas").first
-    canvas.wait_for()
-    canvas.scroll_into_view_if_needed()
-    pixels = np.zeros((1, 1, 4))
-    for attempt in range(30):  # it is drawn some time after it is there
-        shot = canvas.screenshot(path=folder / "canvas.png")
-        pixels = image.imread(io.BytesIO(shot), format="png")
+_KERNEL = "globalThis.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+_NAME_THE_CELL = """
+(() => {
+    const cells = [...document.querySelectorAll('.jp-Notebook-cell')];
+    const cell = cells.find(one => one.textContent.includes('by="basin"'));
+    if (cell) cell.id = 'by-basin';
+    return cell !== undefined;
+})()
+"""
+
+
+def _drawn(page: Browser, folder: Path) -> np.ndarray:
+    """Pixels of the widget of the first view by basin, once it has drawn; they stay in ``folder``."""
+    pixels = np.zeros((1, 1, 3))
+    for attempt in range(30):  # it is drawn some time after it is there, and cells above may still grow
+        page.run("document.querySelector('#by-basin canvas').scrollIntoView({block: 'center'})")
+        page.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        pixels = page.pixels("#by-basin canvas")
         if _coloured(pixels) > _LEAST:
             break
-        page.wait_for_timeout(500 + 100 * attempt)
-    return np.asarray(pixels)
+        time.sleep(0.5 + 0.1 * attempt)
+    image.imsave(folder / "canvas.png", pixels)
+    return pixels
 
 
 def _coloured(pixels: np.ndarray) -> float:
-    return float((np.ptp(pixels[..., :3], axis=2) > 0.25).mean())
+    return float((np.ptp(pixels, axis=2) > 0.25).mean())

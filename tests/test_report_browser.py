@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, chromium, open_page
+from browser import NO_CHROMIUM, Browser, chromium, open_page
 
 EXECUTABLE = chromium()
-pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium is installed; set $CHROMIUM to one")
+pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason=NO_CHROMIUM)
 
 
 @pytest.fixture(scope="module")
