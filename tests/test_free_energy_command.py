@@ -75,6 +75,7 @@ class TestNumbers:
                 assert one.value is not None
                 assert one.std_error is not None
                 assert abs(one.value - EXACT[key]) < 4 * one.std_error, one
+        assert {one.estimator for one in found.estimates if one.two_sided} == {"path BAR"}
         assert found.judgement.quoted is not None
         assert found.z_score is not None
         assert abs(found.z_score) < 4

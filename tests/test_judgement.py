@@ -34,6 +34,17 @@ class TestQuotes:
         found = judge([candidate("a", 1.0, 0.009), candidate("b", 1.02, 0.02, two_sided=True)])
         assert found.quoted == "a"
 
+    def test_the_smallest_error_of_what_came_down_the_ladder(self) -> None:
+        """Samples of rungs cannot tell what they miss any better than walks down can."""
+        walks = candidate("importance sampling", 4.858, 0.076)
+        rungs = candidate("MBAR over rungs", 4.61, 0.13, least_overlap=0.03)
+        assert judge([walks, rungs]).quoted == judge([rungs, walks]).quoted == "importance sampling"
+        data = candidate("path BAR", 4.80, 0.14, two_sided=True, assumes="the data are in equilibrium")
+        assert judge([walks, rungs, data]).quoted == "path BAR"
+
+    def test_the_first_of_equal_errors(self) -> None:
+        assert judge([candidate("b", 1.0, 0.1), candidate("a", 1.1, 0.1)]).quoted == "b"
+
     def test_not_what_carries_an_error_of_the_model(self) -> None:
         found = judge([candidate("learned", 1.5, 0.001, exact=False), candidate("a", 1.0, 0.01)])
         assert found.quoted == "a"
@@ -66,6 +77,11 @@ class TestRefuses:
         assert found.quoted is None
         assert "overlap" in found.verdict
         assert "nearer" in found.advice[0]
+
+    def test_a_limit_of_its_own(self) -> None:
+        """An overlap of states in place of a fraction of weights, for an estimate that is one-sided."""
+        assert judge([candidate("a", 1.0, 0.1, overlap=0.02)]).quoted == "a"
+        assert judge([candidate("a", 1.0, 0.1, overlap=0.02, least_overlap=0.03)]).quoted is None
 
     @pytest.mark.parametrize(("value", "error"), [(math.nan, 0.1), (math.inf, 0.1), (1.0, math.inf)])
     def test_what_is_not_a_number(self, value: float, error: float) -> None:

@@ -64,7 +64,7 @@ class EstimateRecord(_Model):
     method: str
     """How value and error were obtained."""
     two_sided: bool
-    """It uses samples of both ensembles that it connects."""
+    """It uses samples of both ensembles that it connects, neither made from the other's."""
     exact: bool
     """With enough samples it is right whatever was learned; only these are quoted."""
     samples: dict[str, Count]

@@ -24,7 +24,7 @@ from bgdiff.free_energies.estimates import Repeats
 from bgdiff.free_energies.samples import FOLDER
 from bgdiff.free_energy.bennett import bar
 from bgdiff.free_energy.estimate import Estimate
-from bgdiff.free_energy.judgement import Candidate
+from bgdiff.free_energy.judgement import LEAST_OVERLAP, Candidate
 from bgdiff.free_energy.multistate import Multistate
 from bgdiff.free_energy.rung_estimates import integrate_noise, log_z_by_mbar, mbar_of_rungs
 from bgdiff.generator import BoltzmannGenerator
@@ -201,7 +201,8 @@ class RungStudy:
     def _candidate(self, estimate: Estimate) -> Candidate:
         diagnostics = {**estimate.diagnostics, "n_populations": _POPULATIONS}
         worth = replace(estimate, n_eff=self._worth(estimate.std_error), diagnostics=diagnostics)
-        return Candidate(MBAR, worth, {_SET: self.samples.counts[0]}, two_sided=True)
+        # the populations of the target came down the ladder: they are no second side
+        return Candidate(MBAR, worth, {_SET: self.samples.counts[0]}, least_overlap=LEAST_OVERLAP)
 
     def _worth(self, error: float) -> float:
         if not math.isfinite(error):

@@ -98,6 +98,7 @@ def _difference(initial: Candidate, final: Candidate) -> Candidate:
         two_sided=initial.two_sided,
         exact=initial.exact and final.exact,
         assumes=initial.assumes or final.assumes,
+        least_overlap=initial.least_overlap,
     )
 
 

@@ -1,10 +1,12 @@
 r"""Several estimates of one quantity: do they agree, which one to quote, or why none.
 
 *Sufficient* is an estimate whose error bar can be believed: finite, enough effective samples, ensembles that
-overlap. Only sufficient estimates are compared, and only one of them is quoted, that with the smallest error.
-Two-sided ones (from samples of both ensembles) go before one-sided ones, unless their errors are more than
-twice as large. Estimates that carry an
-error of the model besides their own, such as learned normalisers, are shown but neither compared nor quoted.
+overlap. Only sufficient estimates are compared, and only one of them is quoted, that with the smallest error;
+of equal ones the first. Two-sided ones (from samples of both ensembles, neither made from the other's) go
+before one-sided ones, unless their errors are more than twice as large: walks that miss something cannot
+tell, but data walked up can. Samples of all rungs that came down the ladder together, target included, miss
+what walks down miss, so that MBAR over them counts as one-sided. Estimates that carry an error of the model
+besides their own, such as learned normalisers, are shown but neither compared nor quoted.
 
 *Consistent* at false-alarm rate α means that three tests pass, each at an equal share of α (tests for which
 there is nothing to test leave their share to the others):
@@ -69,9 +71,10 @@ class Candidate:
         name: of the estimator.
         estimate: its result.
         samples: number of samples by the name of each set it uses; sets are told apart by their names.
-        two_sided: it uses samples of both ensembles that it connects.
+        two_sided: it uses samples of both ensembles that it connects, neither made from the other's.
         exact: in the limit of many samples it is right whatever was learned.
         assumes: what must hold for that, in words; empty if nothing must.
+        least_overlap: overlap below which it is not believed; None: the limit of its side or sides.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Candidate:
     two_sided: bool = False
     exact: bool = True
     assumes: str = ""
+    least_overlap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +260,9 @@ def _problem(
         return Problem(f"{estimate.n_eff:.3g} effective samples, {enough:.0f} are needed", advice, more)
     if not math.isfinite(estimate.std_error) or math.isnan(estimate.n_eff):
         return Problem("its error is not known", "draw more samples")
-    least = least_overlap if candidate.two_sided else least_fraction
+    least = candidate.least_overlap
+    if least is None:
+        least = least_overlap if candidate.two_sided else least_fraction
     if estimate.overlap is not None and not estimate.overlap >= least:
         return Problem(
             f"overlap {estimate.overlap:.2g} is below {least:g}",
