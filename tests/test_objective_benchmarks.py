@@ -283,19 +283,25 @@ def test_sinkhorn_distance() -> None:
 
 @pytest.mark.parametrize("study", ["gmm", "modes", "planar"])
 def test_settings(study: str) -> None:
-    """Every recipe is one, of known objectives and networks; the reduced form is the same study."""
+    """Every recipe is one, of known objectives and networks; the shorter forms are the same study."""
     from benchmarks.objectives.fitting import Recipe
     from benchmarks.objectives.jobs import merged, settings_of
     from bgdiff.config import NetworkConfig
     from bgdiff.objectives.registry import OBJECTIVES
 
     settings, quick = settings_of(study, False), settings_of(study, True)
-    assert list(quick["objectives"]) == list(settings["objectives"])
+    survey = settings_of(study, False, survey=True)
+    assert list(quick["objectives"]) == list(settings["objectives"]) == list(survey["objectives"])
+    covered = set()
     for changes in settings["objectives"].values():
-        for variant in [{}, *settings.get("by_dim", {}).values()]:
-            recipe = Recipe(**merged(merged(settings["recipe"], variant), changes))
-            assert set(recipe.objectives) <= set(OBJECTIVES)
-            NetworkConfig(**recipe.network)
+        for form in (settings, survey):
+            for variant in [{}, *form.get("by_dim", {}).values()]:
+                recipe = Recipe(**merged(merged(form["recipe"], variant), changes))
+                covered |= set(recipe.objectives)
+                NetworkConfig(**recipe.network)
+                assert form is settings or recipe.steps < 1000
+    assert set(OBJECTIVES) - covered == ({"mixed_score"} if study == "planar" else set())  # no forces there
+    for changes in settings["objectives"].values():
         assert Recipe(**merged(quick["recipe"], changes)).steps < 10
 
 
@@ -323,6 +329,8 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
     from benchmarks.objectives.jobs import settings_of
 
     chosen = list(settings_of(study, True)["objectives"])[:2]
+    with pytest.raises(ConfigError, match="has no survey"):
+        settings_of("alanine", True, survey=True)
     arguments = [study, "--quick", "--keep", str(tmp_path), "--objectives", ";".join(chosen)]
     pages = ["--markdown", str(tmp_path / "tables.md"), "--figures", str(tmp_path)]
     first = main([*arguments, "--json", str(tmp_path / "rows.json"), *pages])
@@ -331,8 +339,11 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
     assert any(tmp_path.glob("*.png"))
     assert [row["objective"] for row in first] == chosen
     assert all(row["CPU s"] > 0 and "failed" not in row for row in first)
-    written = json.loads((tmp_path / "rows.json").read_text())
-    assert written["rows"] == json.loads(json.dumps(first))
+    shown = (tmp_path / "tables.md").read_text()
+    main([study, "--rows", str(tmp_path / "rows.json"), "--markdown", str(tmp_path / "again.md")])
+    assert (tmp_path / "again.md").read_text() == shown, "the file of rows is enough for the tables"
+    with pytest.raises(ConfigError, match="has no rows of modes"):
+        main(["modes", "--rows", str(tmp_path / "rows.json")])
     (tmp_path / "rows.json").unlink()
     files = sorted(tmp_path.glob("*.json"))
     assert len(files) == 2
@@ -352,6 +363,21 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
         main(arguments)
     with pytest.raises(ConfigError, match="no objective"):
         main([study, "--quick", "--objectives", "nonsense"])
+
+
+def test_rows_in_a_file(tmp_path: Path) -> None:
+    """Numbers of four digits, settings with all of theirs, and what is not finite comes back as nan."""
+    from benchmarks.objectives.shipped import read_rows, write_rows
+
+    row = {"recipe": {"ema": 0.123456789, "none": None}, "picture": [1], "losses": {"a": [1.0]}, "seed": 3}
+    row |= {"ess": [0.123456, math.inf, math.nan], "name": "3×3"}
+    write_rows(tmp_path / "rows.json", "planar", [row, row])
+    (first, second) = read_rows(tmp_path / "rows.json", "planar")
+    assert first["recipe"] == row["recipe"]
+    assert first["ess"][0] == 0.1235
+    assert all(map(math.isnan, first["ess"][1:]))
+    assert set(second) == {"recipe", "seed", "ess", "name"}
+    assert (second["seed"], second["name"]) == (3, "3×3")
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,15 @@ import torch
 from rich.console import Console
 
 import benchmarks.objectives
-from benchmarks.harness import Row, environment
+from benchmarks.harness import Row
 from benchmarks.objectives.alanine_study import alanine_jobs, alanine_tables
 from benchmarks.objectives.jobs import finished_rows, settings_of, with_changes
 from benchmarks.objectives.mixture_study import mixture_jobs, mixture_tables
 from benchmarks.objectives.pictures import draw_study
 from benchmarks.objectives.planar_study import planar_jobs, planar_tables
+from benchmarks.objectives.shipped import read_rows, rounded, write_rows
 from bgdiff.errors import ConfigError
-from bgdiff.io import write_json, write_text
+from bgdiff.io import write_text
 
 __all__ = ["main"]
 
@@ -36,7 +37,10 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     )
     parser.add_argument("study", choices=list(_STUDIES))
     parser.add_argument("--quick", action="store_true", help="a reduced form, to see that it works")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here")
+    parser.add_argument(
+        "--survey", action="store_true", help="all objectives with a short training each (gmm, modes, planar)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, without pictures")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep finished jobs here, and continue")
     parser.add_argument("--objectives", metavar="A;B", help="only these, by their names in the settings")
     parser.add_argument("--dims", metavar="D,E", help="only these dimensions")
@@ -48,11 +52,14 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     )
     parser.add_argument("--part", default="0/1", metavar="I/N", help="do every N-th job, from the I-th")
     parser.add_argument("--read", action="store_true", help="do nothing, show what is finished")
+    parser.add_argument(
+        "--rows", type=Path, metavar="FILE", help="do nothing, show the rows that --json wrote here"
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the study's figures into DIR")
     given = parser.parse_args(arguments)
     console = Console(width=170)
-    settings = with_changes(settings_of(given.study, given.quick), given.set)
+    settings = with_changes(settings_of(given.study, given.quick, given.survey), given.set)
     chosen = None if given.objectives is None else [name.strip() for name in given.objectives.split(";")]
     for name in chosen or ():
         if name not in settings["objectives"]:
@@ -60,21 +67,25 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     if given.dims is not None and "dims" in settings:
         settings["dims"] = [int(dim) for dim in given.dims.split(",")]
     make_jobs, tables = _STUDIES[given.study]
-    jobs = make_jobs(given.study, settings, chosen, given.seeds or settings["seeds"])
-    first, of = map(int, given.part.split("/"))
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = finished_rows(
-            jobs, given.keep or Path(scratch), console, part=(first, of), work=not given.read
-        )
-    found = list(tables(rows))
+    if given.rows:
+        rows = [
+            row for row in read_rows(given.rows, given.study) if chosen is None or row["objective"] in chosen
+        ]
+    else:
+        jobs = make_jobs(given.study, settings, chosen, given.seeds or settings["seeds"])
+        first, of = map(int, given.part.split("/"))
+        with tempfile.TemporaryDirectory() as scratch:
+            rows = finished_rows(
+                jobs, given.keep or Path(scratch), console, part=(first, of), work=not given.read
+            )
+    found = list(tables(rounded(rows)))
     for table in found:
         console.print(table.rich())
     if given.markdown:
         write_text(given.markdown, "\n".join(table.markdown() for table in found))
         console.print(f"wrote {given.markdown}")
     if given.json:
-        content = {"name": f"objectives {given.study}", "environment": environment(), "rows": rows}
-        write_json(given.json, {**content, "quick": given.quick})
+        write_rows(given.json, given.study, rows)
         console.print(f"wrote {given.json}")
     if given.figures:
         for file in draw_study(given.study, rows, given.figures, settings.get("drawn")):

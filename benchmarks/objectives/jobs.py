@@ -9,9 +9,10 @@ import yaml
 from rich.console import Console
 
 from benchmarks.harness import Row
+from benchmarks.objectives.shipped import read_row
 from bgdiff.console import StageProgress
 from bgdiff.errors import BgdiffError, ConfigError
-from bgdiff.io import make_directory, read_json, write_json
+from bgdiff.io import make_directory, write_json
 from bgdiff.progress import Progress
 
 __all__ = ["Job", "finished_rows", "key_of", "merged", "settings_of", "with_changes"]
@@ -39,10 +40,18 @@ def key_of(*parts: str) -> str:
     return "-".join("".join(c if c.isalnum() else "-" for c in part.replace(" ", "")) for part in parts)
 
 
-def settings_of(study: str, quick: bool) -> dict[str, Any]:
-    """The study's settings; their section ``quick`` replaces what it names in the reduced form."""
+def settings_of(study: str, quick: bool, survey: bool = False) -> dict[str, Any]:
+    """The study's settings; their sections ``survey`` and ``quick`` replace what they name, if asked for.
+
+    Raises:
+        ConfigError: the study has no survey.
+    """
     content = yaml.safe_load((_SETTINGS / f"{study}.yaml").read_text())
-    reduced = content.pop("quick")
+    shorter, reduced = content.pop("survey", None), content.pop("quick")
+    if survey:
+        if shorter is None:
+            raise ConfigError(f"{study} has no survey: all of its variants get the same training")
+        content = merged(content, shorter)
     return merged(content, reduced) if quick else content
 
 
@@ -108,7 +117,7 @@ def finished_rows(
     for job in jobs:
         file = folder / f"{job.key}.json"
         if file.is_file():
-            row = read_json(file)
+            row = read_row(file)
             other = [name for name, value in job.describes.items() if row.get(name) != value]
             if other:
                 raise ConfigError(

@@ -1,7 +1,7 @@
 """Figures of the studies, from their rows."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ def draw_study(study: str, rows: list[Row], folder: Path, drawn: Sequence[str] |
     """
     good = [row for row in rows if "failed" not in row]
     drawings = {
-        "gmm": {"levels": _levels, "classification": _classification},
-        "modes": {"levels": _levels},
+        "gmm": {"levels": _levels, "classification": _classification, "weights": _mode_weights},
+        "modes": {"levels": _levels, "weights": _mode_weights},
         "planar": {"densities": _densities},
         "alanine": {},
     }
@@ -38,7 +38,7 @@ def draw_study(study: str, rows: list[Row], folder: Path, drawn: Sequence[str] |
     written = []
     for name, draw in drawings[study].items():
         few = [row for row in good if drawn is None or row["objective"] in drawn]
-        shown = good if name == "classification" else few
+        shown = good if draw in (_classification, _mode_weights) else few
         if shown:
             file = folder / f"objectives_{study}_{name}.png"
             save_figure(draw(shown), file)
@@ -99,33 +99,65 @@ def _levels(rows: list[Row]) -> Figure:
     return figure
 
 
-@styled
 def _classification(rows: list[Row]) -> Figure:
     """Excess of the classification loss over the optimum, per dimension and objective."""
+
+    def chance(of: list[Row]) -> float:
+        return float(
+            np.mean([row["classification"]["chance"] - row["classification"]["optimum"] for row in of])
+        )
+
+    return _dots(
+        rows,
+        {
+            "learned offsets": lambda row: max(row["classification"]["excess"], 1e-3),  # less is noise
+            "best offsets": lambda row: max(row["classification"]["excess_best_offsets"], 1e-3),
+        },
+        "excess loss / nat",
+        chance,
+    )
+
+
+def _mode_weights(rows: list[Row]) -> Figure:
+    """Error of the modes' weights at its worst level, per dimension and objective."""
+    worst = {"worst level": lambda row: max(map(abs, row["levels"]["mode_error"]))}
+    return _dots(rows, worst, "error of modes' weights / nat", lambda of: 0.05)
+
+
+@styled
+def _dots(
+    rows: list[Row],
+    measures: dict[str, Callable[[Row], float]],
+    label: str,
+    line: Callable[[list[Row]], float],
+) -> Figure:
+    """One dot per seed: objectives down, dimensions across; ``line`` is a thin one."""
     dims, names = sorted(_names(rows, "dim")), _names(rows, "objective")
     figure = Figure(figsize=(WIDTH + 1, 1.2 + 0.2 * len(names)), layout="constrained")
     axes = figure.subplots(1, len(dims), sharex=True, sharey=True, squeeze=False)[0]
+    offsets = np.linspace(-0.15, 0.15, len(measures)) if len(measures) > 1 else [0.0]
     for axis, dim in zip(axes, dims, strict=True):
-        chance = 0.0
+        here = [row for row in rows if row["dim"] == dim]
         for place, name in enumerate(names):
-            of = [row["classification"] for row in rows if row["dim"] == dim and row["objective"] == name]
-            if not of:
-                continue
-            chance = float(np.mean([one["chance"] - one["optimum"] for one in of]))
-            for key, offset, colour, label in (
-                ("excess", -0.15, _CATEGORIES[0], "learned offsets"),
-                ("excess_best_offsets", 0.15, _CATEGORIES[1], "best offsets"),
-            ):
-                values = [max(one[key], 1e-3) for one in of]  # less is noise
+            of = [row for row in here if row["objective"] == name]
+            for index, (offset, (title, measure)) in enumerate(zip(offsets, measures.items(), strict=True)):
+                values = [measure(row) for row in of]
                 heights = [place + offset] * len(values)
-                axis.plot(values, heights, "o", ms=3.5, color=colour, label=label if place == 0 else None)
-        axis.axvline(chance, color=COLOURS["muted"], lw=0.8)
+                axis.plot(
+                    values, heights, "o", ms=3.5, mew=0, alpha=0.8, color=_CATEGORIES[index],
+                    label=title if place == 0 else None,
+                )  # fmt: skip
+        axis.axvline(line(here), color=COLOURS["muted"], lw=0.8)
         axis.set_xscale("log")
         axis.set_title(f"d = {dim}")
-        axis.set_xlabel("excess loss / nat")
+        axis.set_xlabel(label if len(dims) < 3 else "", fontsize=7)
+        axis.grid(axis="y", lw=0.4, alpha=0.5)
     axes[0].set_yticks(range(len(names)), names, fontsize=7)
     axes[0].invert_yaxis()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
+    if len(dims) > 2:
+        figure.supxlabel(label, fontsize=8)
+    if len(measures) > 1:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return figure
 
 
