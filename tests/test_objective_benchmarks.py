@@ -291,10 +291,13 @@ def test_settings(study: str) -> None:
 
     settings, quick = settings_of(study, False), settings_of(study, True)
     survey = settings_of(study, False, survey=True)
-    assert list(quick["objectives"]) == list(settings["objectives"]) == list(survey["objectives"])
+    assert list(quick["objectives"]) == list(settings["objectives"])
+    left_out = set(settings["objectives"]) - set(survey["objectives"])
+    assert "DiffCLF Jensen-Shannon + score" in left_out
+    assert len(left_out) <= 3
     covered = set()
-    for changes in settings["objectives"].values():
-        for form in (settings, survey):
+    for form in (settings, survey):
+        for changes in form["objectives"].values():
             for variant in [{}, *form.get("by_dim", {}).values()]:
                 recipe = Recipe(**merged(merged(form["recipe"], variant), changes))
                 covered |= set(recipe.objectives)

@@ -43,6 +43,8 @@ def key_of(*parts: str) -> str:
 def settings_of(study: str, quick: bool, survey: bool = False) -> dict[str, Any]:
     """The study's settings; their sections ``survey`` and ``quick`` replace what they name, if asked for.
 
+    An objective that the survey names with nothing (null) is not in it.
+
     Raises:
         ConfigError: the study has no survey.
     """
@@ -52,6 +54,8 @@ def settings_of(study: str, quick: bool, survey: bool = False) -> dict[str, Any]
         if shorter is None:
             raise ConfigError(f"{study} has no survey: all of its variants get the same training")
         content = merged(content, shorter)
+        every = content["objectives"].items()
+        content["objectives"] = {name: changes for name, changes in every if changes is not None}
     return merged(content, reduced) if quick else content
 
 
