@@ -36,6 +36,11 @@ FACTS: dict[str, Any] = {
 }
 
 
+def changed(results: Results, **changes: object) -> Results:
+    """The same results but for some fields."""
+    return Results.model_validate(results.model_dump() | changes)
+
+
 def _torsions(generator: np.random.Generator, n: int, positive: float) -> tuple[Arrays, np.ndarray]:
     """φ and ψ of a molecule with a share ``positive`` of φ > 0, and which rows those are."""
     right = generator.random(n) < positive

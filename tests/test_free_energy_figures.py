@@ -26,7 +26,7 @@ from bgdiff.analysis.results import Normalisers, read_results, write_results
 from bgdiff.analysis.verdict import Level
 from bgdiff.free_energies.conditions import at_another_temperature, profile_along
 from bgdiff.free_energies.estimates import Found, Repeats
-from bgdiff.free_energies.paths import cells
+from bgdiff.free_energies.paths import cells, work_range
 from bgdiff.free_energies.records import quantity_record
 from bgdiff.free_energies.samples import SampleSet
 from bgdiff.free_energy.estimate import Estimate
@@ -198,3 +198,15 @@ def test_a_damaged_file_stops_the_report(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{")
     with pytest.raises(CheckpointError, match=r"free_energies\.json"):
         build_report(tmp_path)
+
+
+def test_range_of_works_is_that_of_most_walks() -> None:
+    """One walk of thirty that went astray does not squeeze the others into a bin."""
+    generator = np.random.default_rng(0)
+    forward, reverse = generator.normal(3.0, 1.0, 30), generator.normal(1.0, 1.0, 400)
+    low, high = work_range(forward, reverse, 2.0)
+    assert low < np.quantile(reverse, 0.01)
+    assert np.quantile(forward, 0.95) < high < 8.0
+    assert work_range(np.append(forward, 60.0), reverse, 2.0)[1] < 8.0
+    assert work_range(forward, reverse, 12.0)[1] > 12.0  # they do not overlap, and that is seen
+    assert work_range(np.full(5, 1.0), np.full(5, 1.0), 1.0) == (0.5, 1.5)

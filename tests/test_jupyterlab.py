@@ -1,7 +1,7 @@
 """JupyterLab in a headless Chromium shows the conformations of notebook 5: the widget's canvas is not blank.
 
-Asks for the packages of ``pip install -e '.[notebooks]'``, which ``make test`` installs, and for Chromium, found
-as ``chromium`` or ``google-chrome`` or named by the environment variable CHROMIUM.
+Asks for the packages of ``pip install -e '.[notebooks]'``, which ``make test`` installs, and for a
+Chromium, or the environment variable CHROMIUM with the path of one.
 """
 
 import json

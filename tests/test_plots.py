@@ -15,9 +15,9 @@ from synthetic_run import history
 
 from bgdiff.analysis.exact import exact_profiles
 from bgdiff.analysis.plots import (
-    AngleSample,
     EnergySample,
     ExactProfile,
+    PairSample,
     ProfileSample,
     Region,
     energy_histograms,
@@ -29,10 +29,7 @@ from bgdiff.analysis.plots import (
 )
 from bgdiff.analysis.profiles import count_profile, free_energy_profile
 from bgdiff.analysis.surface_estimates import plane_surface, torsion_surface
-from bgdiff.analysis.surfaces import (
-    PlaneSample,
-    observable_free_energy,
-)
+from bgdiff.analysis.surfaces import observable_free_energy
 from bgdiff.errors import StorageError
 from bgdiff.free_energy import ZeroWeightsError
 from bgdiff.systems import load_system
@@ -50,16 +47,16 @@ def texts(figure: Figure) -> str:
 
 def ramachandran(**options: object) -> Figure:
     samples = {
-        "data": AngleSample(PHI, PSI),
-        "proposal": AngleSample(PHI + 0.1, PSI),
-        "reweighted": AngleSample(PHI, PSI, WEIGHT),
+        "data": PairSample(PHI, PSI),
+        "proposal": PairSample(PHI + 0.1, PSI),
+        "reweighted": PairSample(PHI, PSI, WEIGHT),
     }
     return ramachandran_free_energy(samples, **options)
 
 
 def test_torsion_free_energy_of_a_von_mises_density() -> None:
     phi, psi = (np.random.default_rng(i).vonmises(2.8, 2.0, 500_000) for i in (1, 2))  # crosses ±180°
-    edges, _, energy, _ = torsion_surface(AngleSample(phi, psi))
+    edges, _, energy, _ = torsion_surface(PairSample(phi, psi))
     centres = np.radians((edges[:-1] + edges[1:]) / 2)
     exact = -2.0 * (np.cos(centres - 2.8)[:, None] + np.cos(centres - 2.8)[None, :])
     low = exact < exact.min() + 2  # 140 samples a bin and more
@@ -68,21 +65,21 @@ def test_torsion_free_energy_of_a_von_mises_density() -> None:
 
 
 def test_torsion_free_energy_uses_weights_and_leaves_empty_bins_blank() -> None:
-    two = AngleSample(np.array([-1.0, 1.0]), np.array([0.0, 0.0]), np.array([1.0, np.exp(-3)]))
+    two = PairSample(np.array([-1.0, 1.0]), np.array([0.0, 0.0]), np.array([1.0, np.exp(-3)]))
     energy = torsion_surface(two, bins=72).energy
     filled = np.isfinite(energy)
     assert filled.sum() == 2
     assert sorted(energy[filled]) == pytest.approx([0.0, 3.0])
     # a bin surrounded by its neighbours' smoothed samples is filled, a stray sample fills no neighbour
-    none = torsion_surface(AngleSample(np.array([np.nan]), np.array([0.0])))
+    none = torsion_surface(PairSample(np.array([np.nan]), np.array([0.0])))
     assert np.isnan(none.energy).all()
     assert np.isnan(none.std_error).all()
 
 
 def test_torsion_free_energy_is_periodic() -> None:
-    shifted = AngleSample(PHI + 2 * np.pi, PSI - 2 * np.pi, WEIGHT)
+    shifted = PairSample(PHI + 2 * np.pi, PSI - 2 * np.pi, WEIGHT)
     for one, other in zip(
-        torsion_surface(shifted), torsion_surface(AngleSample(PHI, PSI, WEIGHT)), strict=True
+        torsion_surface(shifted), torsion_surface(PairSample(PHI, PSI, WEIGHT)), strict=True
     ):
         np.testing.assert_allclose(one, other, atol=1e-9)
 
@@ -110,7 +107,7 @@ def test_ramachandran_panels_share_one_colour_scale() -> None:
 
 def test_ramachandran_limit_can_be_set_and_panels_can_be_few() -> None:
     assert ramachandran(limit=6.0).axes[0].collections[0].get_clim() == (0, 6)
-    single = ramachandran_free_energy({"data": AngleSample(PHI, PSI)}, labels=("a", "b"))
+    single = ramachandran_free_energy({"data": PairSample(PHI, PSI)}, labels=("a", "b"))
     assert "a / degree" in texts(single)
 
 
@@ -177,22 +174,20 @@ def test_plane_free_energy_of_a_gaussian() -> None:
     x = generator.standard_normal(400_000)
     y = 0.6 * x + 0.8 * generator.standard_normal(x.size)
     edges = np.linspace(-3, 3, 61), np.linspace(-3, 3, 61)
-    energy = plane_surface(
-        PlaneSample(x, y, np.exp(0.5 * y)), edges
-    ).energy  # tilted: the mean moves by 0.5 C
+    energy = plane_surface(PairSample(x, y, np.exp(0.5 * y)), edges).energy  # tilted: the mean moves by 0.5 C
     centres = (edges[0][1:] + edges[0][:-1]) / 2
     u, v = np.meshgrid(centres - 0.3, centres - 0.5, indexing="ij")
     exact = (u**2 - 1.2 * u * v + v**2) / (2 * 0.64)
     low = exact < 2
     assert np.abs(energy - exact)[low].max() < 0.2
     assert np.isnan(energy[0, -1])  # nothing was seen there
-    assert np.isnan(plane_surface(PlaneSample(np.full(3, np.nan), np.zeros(3)), edges).energy).all()
+    assert np.isnan(plane_surface(PairSample(np.full(3, np.nan), np.zeros(3)), edges).energy).all()
 
 
 def test_surfaces_of_observables_share_one_colour_scale() -> None:
     samples = {
-        "data": PlaneSample(PHI, np.round(PSI)),
-        "reweighted": PlaneSample(PHI, np.round(PSI), WEIGHT),
+        "data": PairSample(PHI, np.round(PSI)),
+        "reweighted": PairSample(PHI, np.round(PSI), WEIGHT),
     }
     regions = [Region("long", "x", [(-np.inf, 0.5)], {"data": 0.25})]
     edges = np.linspace(-3, 3, 41), np.arange(-4, 5) - 0.5

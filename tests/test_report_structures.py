@@ -18,6 +18,7 @@ from bgdiff.analysis import report, viewer_bundle
 from bgdiff.analysis.report import build_report
 from bgdiff.analysis.run_files import read_run
 from bgdiff.analysis.run_structures import RunStructures, basin_of, read_structures
+from bgdiff.analysis.structure_figures import structure_figures
 from bgdiff.analysis.structure_view import structure_view
 from bgdiff.errors import CheckpointError
 from bgdiff.systems import load_system
@@ -99,6 +100,15 @@ def test_basins_are_those_of_the_system(name: str, request: pytest.FixtureReques
     which = basin_of(run.results, run.proposal)
     for index, basin in enumerate(run.results.basins):
         np.testing.assert_array_equal(which == index, system.basin(basin.name, values))
+
+
+def test_caption_of_one_basin_promises_no_others(molecule_run: Path) -> None:
+    run, found = read_run(molecule_run), structures_of(molecule_run)
+    captions = {one.name: one.caption for one in structure_figures(run, found)}
+    assert "and those of each basin by themselves, without hydrogens." in captions["superposed"]
+    run.proposal["obs_phi"] = np.full_like(run.proposal["obs_phi"], -1.0)
+    captions = {one.name: one.caption for one in structure_figures(run, found)}
+    assert "over each other, without hydrogens." in captions["superposed"]
 
 
 def test_view_holds_what_is_drawn(molecule_run: Path) -> None:

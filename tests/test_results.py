@@ -1,4 +1,4 @@
-"""results.json: estimates against what the samples were made from, schema, documentation, verdict."""
+"""results.json: estimates against what the samples were made from, schema, documentation, summary."""
 
 import json
 import math
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
-from synthetic_run import VIRIAL, chains, comparison, double_well, molecule
+from synthetic_run import chains, changed, double_well, molecule
 
 from bgdiff.analysis.results import Results, read_results, write_results, z_score
 from bgdiff.analysis.summarise import rebalancing_log_weight, summarise
 from bgdiff.analysis.summary import summary_table
-from bgdiff.analysis.verdict import Finding, Level, advice, findings, pareto_k_limit, verdict
+from bgdiff.analysis.verdict import Level, verdict
 from bgdiff.errors import CheckpointError, DataError
 from bgdiff.systems import load_system
 
@@ -30,10 +30,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Results:
 @pytest.fixture(scope="module")
 def well(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return double_well(tmp_path_factory.mktemp("well"))[0]
-
-
-def changed(results: Results, **changes: object) -> Results:
-    return Results.model_validate(results.model_dump() | changes)
 
 
 def test_estimates_recover_what_the_molecule_was_made_from(good: Results) -> None:
@@ -174,124 +170,6 @@ def test_z_score_needs_both_errors() -> None:
     assert z_score(1.5, 0.0, 1.0, 0.0) is None
 
 
-def test_verdict_on_a_good_run(good: Results) -> None:
-    level, sentences = verdict(good)
-    assert level is Level.RELIABLE
-    assert "of 20\u202f000 samples" in sentences[0]
-    assert sentences[0].endswith("reliable.")
-    text = " ".join(sentences)
-    assert "agrees with the reference" in text
-    assert "reweighting moved it by +3.79" in text
-    assert "in the corrected proportions" in text
-    assert all(sentence.endswith(".") for sentence in sentences)
-
-
-@pytest.mark.parametrize(
-    ("changes", "level", "words"),
-    [
-        ({"ess_kish": 0.002, "ess_forward_rebalanced": 0.002}, Level.UNRELIABLE, "too few to trust"),
-        ({"ess_kish": 0.02, "ess_forward_rebalanced": 0.02}, Level.CAUTION, "a rough answer"),
-        ({"max_weight_share": 0.04}, Level.CAUTION, "A single sample carries 4.0 % of all weight"),
-        ({"max_weight_share": 0.2}, Level.UNRELIABLE, "A single sample carries 20.0 %"),
-        ({"pareto_k": 0.6}, Level.RELIABLE, "error bars are approximate"),
-        ({"pareto_k": 0.8}, Level.CAUTION, "Pareto k 0.80: .* log Z error bar can't be trusted"),
-        ({"pareto_k": 1.2}, Level.UNRELIABLE, "may not even have a mean"),
-        ({"pareto_k": None}, Level.CAUTION, "cannot be estimated"),
-        ({"ess_forward_rebalanced": 0.1}, Level.CAUTION, "a mode may be missing"),
-        ({"ess_forward_rebalanced": 0.001}, Level.UNRELIABLE, "a mode may be missing"),
-        ({"ess_forward_rebalanced": None}, Level.CAUTION, "a mode may be missing"),
-        ({"ess_forward": None}, Level.CAUTION, "No held-out data"),
-        ({"n_nonfinite": 900}, Level.CAUTION, r"900 samples \(4.5 %\)"),
-        ({"warnings": ["the data are short"]}, Level.CAUTION, r"The data are short\."),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_verdict_names_what_is_wrong(good: Results, changes: dict, level: Level, words: str) -> None:
-    found, sentences = verdict(changed(good, **changes))
-    assert found is level
-    assert any(re.search(words, sentence) for sentence in sentences)
-
-
-@pytest.mark.parametrize(
-    ("n_eff", "level", "words"),
-    [(40.0, Level.CAUTION, "error bar is rough"), (10.0, Level.UNRELIABLE, "10 .* too few to be trusted")],
-)
-def test_verdict_on_basins_with_few_samples(good: Results, n_eff: float, level: Level, words: str) -> None:
-    difference = good.free_energy_differences[0].model_dump() | {"n_eff": n_eff}
-    found = findings(changed(good, free_energy_differences=[difference]))
-    assert any(finding.level is level and re.search(words, finding.text) for finding in found)
-
-
-@pytest.mark.parametrize(
-    ("z", "level", "words"),
-    [
-        (-1.4, Level.RELIABLE, "agrees with the reference .* within 1.4 combined errors"),
-        (2.4, Level.CAUTION, "disagrees with the reference .* by 2.4 combined errors"),
-        (-3.1, Level.UNRELIABLE, "disagrees with the reference .* by 3.1 combined errors"),
-        (None, Level.CAUTION, "cannot be compared"),
-    ],
-)
-def test_verdict_compares_with_the_reference(
-    good: Results, z: float | None, level: Level, words: str
-) -> None:
-    difference = good.free_energy_differences[0].model_dump() | {"z_score": z}
-    found = findings(changed(good, free_energy_differences=[difference]))
-    about = [finding for finding in found if finding.text.startswith("ΔF(phi_negative → phi_positive)")]
-    assert about[0].level is level
-    assert re.search(words, about[0].text)
-
-
-def test_verdict_on_few_samples_in_a_basin_and_no_reference(good: Results) -> None:
-    changes = {"n_eff": 12.0, "reference": None, "z_score": None}
-    difference = good.free_energy_differences[0].model_dump() | changes
-    text = " ".join(verdict(changed(good, free_energy_differences=[difference]))[1])
-    assert "rests on 12 effective samples" in text
-    assert "no reference to compare with" in text
-
-
-@pytest.mark.parametrize(
-    ("of", "score", "level", "words"),
-    [
-        ("samples", 0.5, Level.RELIABLE, "of the samples is 36.20 ± 0.40 and must be 36"),
-        ("samples", -3.2, Level.CAUTION, "3.2 standard errors from the 36 it must be: the weights' errors"),
-        ("data", 5.0, Level.CAUTION, "of the data set .* 5.0 standard errors .* another temperature"),
-    ],
-)
-def test_verdict_on_the_virial(good: Results, of: str, score: float, level: Level, words: str) -> None:
-    check = VIRIAL[0].model_copy(update={"of": of, "z_score": score})
-    found = [one for one in findings(changed(good, virial=[check.model_dump()])) if "virial" in one.text]
-    assert [one.level for one in found] == [level]
-    assert re.search(words, found[0].text)
-
-
-@pytest.mark.parametrize(
-    ("value", "n_effective", "level"),
-    [(0.31, 3000.0, Level.RELIABLE), (0.9, 3000.0, Level.CAUTION), (0.9, 60.0, Level.RELIABLE)],
-)
-def test_verdict_on_distances_to_the_reference(
-    good: Results, value: float, n_effective: float, level: Level
-) -> None:
-    """A distance far above its floor is named, unless the weights leave too few samples to be nearer."""
-    about = findings(changed(good, comparison=comparison(value, n_effective).model_dump()))
-    (found,) = [one for one in about if "held-out equilibrium data" in one.text]
-    assert found.level is level
-    assert ("energies (W2) 0.9 kT where 0.29 is the floor" in found.text) is (level is Level.CAUTION)
-    assert "pair distances" not in found.text
-
-
-def test_advice_is_about_the_worst_points() -> None:
-    fine, odd, bad = (Finding(level, "text") for level in Level)
-    assert advice([fine, fine]) == "Nothing that was checked speaks against these numbers and their errors."
-    assert advice([odd, fine, odd]) == "Read the 2 points marked ! before you use these numbers."
-    assert advice([fine, bad, odd]) == "Do not quote these numbers before the point marked ✗ is mended."
-
-
-def test_pareto_k_limit() -> None:
-    assert pareto_k_limit(20_000) == 0.7
-    assert pareto_k_limit(100) == pytest.approx(0.5)
-    assert 0 < pareto_k_limit(1) < 0.1
-
-
 def rendered(results: Results, width: int = 100) -> str:
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
@@ -374,27 +252,6 @@ def test_results_of_chains(mixed: Results, tmp_path: Path) -> None:
         assert words in text
     assert "log Z" not in text
     assert "Pareto" not in text
-
-
-@pytest.mark.parametrize(
-    ("changes", "level", "words"),
-    [
-        ({"rhat": 1.03}, Level.CAUTION, r"R-hat 1\.030 over 20 chains: they have not come to agree yet"),
-        ({"rhat": 1.3}, Level.UNRELIABLE, "have not come to agree"),
-        ({"rhat": None}, Level.UNRELIABLE, "do not move"),
-        ({"acceptance": 0.01}, Level.CAUTION, r"Only 1\.0 % of the moves at the target are accepted"),
-        ({"acceptance": 0.01, "round_trips": None}, Level.CAUTION, "of the proposed walks are accepted"),
-        ({"swap_rates": {"min": 0.02, "mean": 0.3}}, Level.CAUTION, r"exchange in only 2\.0 % of cases"),
-        ({"round_trips": 12}, Level.CAUTION, "12 points came from the prior to the target, too few"),
-        ({"round_trips": 0}, Level.UNRELIABLE, "0 points came from the prior"),
-        ({"effective_fraction": 0.01}, Level.CAUTION, "worth 200 independent ones"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_verdict_on_chains(mixed: Results, changes: dict, level: Level, words: str) -> None:
-    found, sentences = verdict(changed(mixed, **changes))
-    assert found is level
-    assert any(re.search(words, sentence) for sentence in sentences)
 
 
 def test_results_without_a_size_are_refused(mixed: Results, well: Results) -> None:

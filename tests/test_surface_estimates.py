@@ -6,7 +6,7 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from bgdiff.analysis.surface_estimates import AngleSample, PlaneSample, cells, plane_surface, torsion_surface
+from bgdiff.analysis.surface_estimates import PairSample, cells, plane_surface, torsion_surface
 from bgdiff.analysis.surfaces import UNSURE, observable_free_energy, ramachandran_free_energy
 
 
@@ -17,7 +17,7 @@ def meshes(figure: Figure, panel: int) -> list[QuadMesh]:
 def test_without_weights_or_smoothing_errors_are_binomial() -> None:
     x, y = np.random.default_rng(1).uniform(0, 1, (2, 900)) ** 2
     edges = np.linspace(0, 1, 6)  # few cells are not smoothed
-    surface = plane_surface(PlaneSample(x, y, independent=0.25), (edges, edges))
+    surface = plane_surface(PairSample(x, y, independent=0.25), (edges, edges))
     share = np.histogram2d(x, y, bins=[edges, edges])[0] / x.size
     np.testing.assert_allclose(surface.std_error, np.sqrt((1 - share) / (0.25 * x.size * share)), rtol=1e-9)
 
@@ -25,11 +25,11 @@ def test_without_weights_or_smoothing_errors_are_binomial() -> None:
 def test_errors_are_those_of_repeated_weighted_draws() -> None:
     """z-scores of smoothed cells over repetitions: mean 0, standard deviation 1."""
 
-    def drawn(seed: int, n: int) -> AngleSample:
+    def drawn(seed: int, n: int) -> PairSample:
         x, y = np.random.default_rng(seed).vonmises([[2.9], [-1.0]], 2.0, (2, n))
-        return AngleSample(x, y, np.exp(0.7 * np.cos(x - 2.0)))
+        return PairSample(x, y, np.exp(0.7 * np.cos(x - 2.0)))
 
-    def log_density(surface_of: AngleSample) -> tuple[np.ndarray, np.ndarray]:
+    def log_density(surface_of: PairSample) -> tuple[np.ndarray, np.ndarray]:
         """-ln p up to a constant that does not fluctuate: the sum over all cells is the whole sample."""
         surface = torsion_surface(surface_of, bins=24)
         density = np.exp(-surface.energy)
@@ -49,7 +49,7 @@ def test_errors_are_those_of_repeated_weighted_draws() -> None:
 
 def test_errors_of_torsions_are_periodic() -> None:
     x, y = np.random.default_rng(2).vonmises(3.1, 4.0, (2, 500))
-    middle, border = torsion_surface(AngleSample(x - np.pi, y)), torsion_surface(AngleSample(x, y))
+    middle, border = torsion_surface(PairSample(x - np.pi, y)), torsion_surface(PairSample(x, y))
     np.testing.assert_allclose(np.roll(middle.std_error, 36, axis=0), border.std_error, atol=1e-9)
 
 
@@ -58,7 +58,7 @@ def test_error_map_stands_beside_and_what_is_not_known_is_grey(panels: int, colu
     generator = np.random.default_rng(3)
     x, y = generator.vonmises(0.0, 3.0, (2, 2000))
     names = ["data", "proposal", "reweighted"][-panels:]
-    samples = {name: AngleSample(x, y, generator.exponential(size=x.size)) for name in names}
+    samples = {name: PairSample(x, y, generator.exponential(size=x.size)) for name in names}
     figure = ramachandran_free_energy(samples, error_of="reweighted", bins=36)
     assert figure.axes[0].get_gridspec().ncols == columns
     surface = torsion_surface(samples["reweighted"], 36)
@@ -81,7 +81,7 @@ def test_plane_has_an_error_map_too() -> None:
     x, y = np.random.default_rng(4).standard_normal((2, 2000))
     edges = np.linspace(-3, 3, 31)
     figure = observable_free_energy(
-        {"chains": PlaneSample(x, y)}, (edges, edges), labels=("x", "y"), error_of="chains"
+        {"chains": PairSample(x, y)}, (edges, edges), labels=("x", "y"), error_of="chains"
     )
     assert len(meshes(figure, 1)) == 2
     assert figure.axes[0].get_ylabel() == "y"

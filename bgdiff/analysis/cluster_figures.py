@@ -14,7 +14,7 @@ from bgdiff.analysis.results import ObservableInfo, Results
 from bgdiff.analysis.run_figure import RunFigure, corrected, independent_share, what_is_shown
 from bgdiff.analysis.run_files import RunFiles
 from bgdiff.analysis.surface_estimates import cells
-from bgdiff.analysis.surfaces import UNSURE, PlaneSample, Region, observable_free_energy
+from bgdiff.analysis.surfaces import UNSURE, PairSample, Region, observable_free_energy
 from bgdiff.analysis.text import symbol
 
 __all__ = [
@@ -99,11 +99,11 @@ def observable_map(run: RunFiles, weight: Array, among: Sequence[ObservableInfo]
     labels = [_axis(info) for info in axes] + [r"potential energy / $k_\mathrm{B}T$"] * (2 - len(axes))
     samples = {}
     if all(key in run.data for key in keys):
-        samples["data"] = PlaneSample(run.data[keys[0]], run.data[keys[1]])
+        samples["data"] = PairSample(run.data[keys[0]], run.data[keys[1]])
     ours = run.proposal[keys[0]], run.proposal[keys[1]]
     if not run.results.n_chains:
-        samples["proposal"] = PlaneSample(*ours)
-    samples[corrected(run.results)] = PlaneSample(*ours, weight, independent_share(run.results))
+        samples["proposal"] = PairSample(*ours)
+    samples[corrected(run.results)] = PairSample(*ours, weight, independent_share(run.results))
     trusted = [sample for name, sample in samples.items() if name != "proposal"]
     number = cells(run.results.independent_fraction * run.results.n_samples, _CELLS)
     edges = []

@@ -19,9 +19,9 @@ from bgdiff.analysis.cluster_figures import (
 from bgdiff.analysis.free_energy_plots import rung_curves
 from bgdiff.analysis.ladder_plots import ladder_rungs
 from bgdiff.analysis.plots import (
-    AngleSample,
     EnergySample,
     ExactProfile,
+    PairSample,
     ProfileSample,
     Region,
     energy_histograms,
@@ -116,11 +116,11 @@ def _surfaces(run: RunFiles, weight: NDArray[np.float64]) -> Iterator[RunFigure]
     bins = cells(run.results.independent_fraction * run.results.n_samples, (30, 36, 40, 45, 60, 72))
     samples = {}
     if f"obs_{x}" in run.data and f"obs_{y}" in run.data:
-        samples["data"] = AngleSample(run.data[f"obs_{x}"], run.data[f"obs_{y}"])
+        samples["data"] = PairSample(run.data[f"obs_{x}"], run.data[f"obs_{y}"])
     ours = run.proposal[f"obs_{x}"], run.proposal[f"obs_{y}"]
     if not run.results.n_chains:
-        samples["proposal"] = AngleSample(*ours)
-    samples[corrected(run.results)] = AngleSample(*ours, weight, independent_share(run.results))
+        samples["proposal"] = PairSample(*ours)
+    samples[corrected(run.results)] = PairSample(*ours, weight, independent_share(run.results))
     regions = []
     for basin in run.results.basins:
         # the boundaries of a basin of several conditions are no lines across the whole map

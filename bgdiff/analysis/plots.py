@@ -14,15 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from bgdiff.analysis.energy_plots import EnergySample, energy_histograms
 from bgdiff.analysis.profiles import ExactProfile, ProfileSample, profile
 from bgdiff.analysis.style import COLOURS, WIDTH, save_figure, styled
-from bgdiff.analysis.surfaces import AngleSample, Region, ramachandran_free_energy
+from bgdiff.analysis.surfaces import PairSample, Region, ramachandran_free_energy
 from bgdiff.analysis.text import count, fraction, percent, two_decimals
 from bgdiff.analysis.weights import ParetoTail, ess_kish, pareto_tail
 from bgdiff.free_energy.importance import scaled_weights
 
 __all__ = [
-    "AngleSample",
     "EnergySample",
     "ExactProfile",
+    "PairSample",
     "ProfileSample",
     "Region",
     "energy_histograms",

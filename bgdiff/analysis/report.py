@@ -89,7 +89,7 @@ def build_report(
         findings=judged,
         advice=advice(judged),
         marks=MARKS,
-        cards=list(cards(results)),
+        cards=list(cards(results, judged)),
         differences=[difference_row(difference) for difference in results.free_energy_differences],
         reference_methods=reference_methods(results),
         proposed=any(basin.proposal is not None for basin in results.basins) or not results.n_chains,

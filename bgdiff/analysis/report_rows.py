@@ -1,6 +1,7 @@
 """Rows of the tables in a run's report, and its headline numbers."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from bgdiff.analysis.results import BasinPopulation, FreeEnergyDifference, Normalisers, Results
 from bgdiff.analysis.text import (
@@ -12,8 +13,9 @@ from bgdiff.analysis.text import (
     two_decimals,
     with_error,
 )
+from bgdiff.analysis.verdict import Finding, Level
 
-__all__ = ["basin_row", "cards", "diagnostics", "difference_row", "missing", "reference_methods"]
+__all__ = ["Card", "basin_row", "cards", "diagnostics", "difference_row", "missing", "reference_methods"]
 
 _METHODS = {
     "is": "importance sampling",
@@ -23,41 +25,66 @@ _METHODS = {
 }
 
 
-def cards(results: Results) -> Iterator[dict[str, str]]:
-    """The numbers to read first, as name, number, unit and note."""
+class Card(NamedTuple):
+    """A number to read first, and how far it can be relied on."""
+
+    name: str
+    number: str
+    unit: str
+    note: str
+    level: Level
+
+
+def cards(results: Results, found: Sequence[Finding]) -> Iterator[Card]:
+    """The numbers to read first, marked by the findings that are about them.
+
+    Findings about all numbers mark each of them where nothing can be relied on, and the count of samples in
+    any case.
+    """
+    general = max((finding.level for finding in found if not finding.about), default=Level.RELIABLE)
+
+    def level(name: str) -> Level:
+        own = max((finding.level for finding in found if finding.about == name), default=Level.RELIABLE)
+        return general if general is Level.UNRELIABLE else own
+
     for difference in results.free_energy_differences:
-        yield {
-            "name": f"ΔF({difference.initial} → {difference.final})",
-            "number": with_error(difference.value, difference.std_error),
-            "unit": "" if difference.value is None else "kT",
-            "note": _in_kj(difference, results.temperature),
-        }
+        name = f"ΔF({difference.initial} → {difference.final})"
+        yield Card(
+            name=name,
+            number=with_error(difference.value, difference.std_error),
+            unit="" if difference.value is None else "kT",
+            note=_in_kj(difference, results.temperature),
+            level=level(name),
+        )
     worth = results.independent_fraction
-    yield {
-        "name": "effective independent samples",
-        "number": count(worth * results.n_samples),
-        "unit": f"of {count(results.n_samples)}",
-        "note": f"a fraction of {fraction(worth)}, by {_METHODS[results.method]}; "
+    yield Card(
+        name="effective independent samples",
+        number=count(worth * results.n_samples),
+        unit=f"of {count(results.n_samples)}",
+        note=f"a fraction of {fraction(worth)}, by {_METHODS[results.method]}; "
         f"{fraction(results.effective_samples_per_evaluation)} per target evaluation, "
         f"{fraction(results.effective_samples_per_second)} per second",
-    }
+        level=general,
+    )
     log_z = results.log_z
     if log_z is None and results.rhat is not None:
-        yield {
-            "name": "R-hat",
-            "number": f"{results.rhat:.3f}",
-            "unit": f"over {count(results.n_chains)} chains",
-            "note": f"below 1.01 if they agree; {results.log_z_missing or 'log Z is not estimated'}",
-        }
+        yield Card(
+            name="R-hat",
+            number=f"{results.rhat:.3f}",
+            unit=f"over {count(results.n_chains)} chains",
+            note=f"below 1.01 if they agree; {results.log_z_missing or 'log Z is not estimated'}",
+            level=general,
+        )
     elif log_z is None:
-        yield {"name": "log Z", "number": "–", "unit": "", "note": results.log_z_missing or "not estimated"}
+        yield Card("log Z", "–", "", results.log_z_missing or "not estimated", Level.RELIABLE)
     else:
-        yield {
-            "name": "log Z",
-            "number": with_error(log_z.value, log_z.std_error),
-            "unit": "",
-            "note": _against(log_z.reference, log_z.reference_std_error, log_z.z_score),
-        }
+        yield Card(
+            name="log Z",
+            number=with_error(log_z.value, log_z.std_error),
+            unit="",
+            note=_against(log_z.reference, log_z.reference_std_error, log_z.z_score),
+            level=level("log Z"),
+        )
 
 
 def _in_kj(difference: FreeEnergyDifference, temperature: float | None) -> str:

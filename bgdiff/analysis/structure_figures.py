@@ -56,10 +56,12 @@ def _superposed(structures: RunStructures, groups: list[Group]) -> RunFigure:
         heavy = np.array([symbol != "H" for symbol in structures.symbols])
         number = np.cumsum(heavy) - 1
         x, bonds = x[:, heavy], number[bonds[heavy[bonds].all(axis=1)]]
+    several = sum(len(group.members) > 0 for group in groups) > 1
     return RunFigure(
         "superposed",
         "All of them superposed",
-        f"The {len(x)} conformations over each other, and those of each basin by themselves"
+        f"The {len(x)} conformations over each other"
+        + (", and those of each basin by themselves" if several else "")
         + (", without hydrogens." if bonds is not None else "; dots are particles."),
         f"Superposed conformations coloured by basin: {names}.",
         overlays(groups, x, bonds),

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d, gaussian_filter, gaussian_filter1d
 
-__all__ = ["AngleSample", "PlaneSample", "Surface", "cells", "plane_surface", "torsion_surface"]
+__all__ = ["PairSample", "Surface", "cells", "plane_surface", "torsion_surface"]
 
 Array = NDArray[np.float64]
 
@@ -27,18 +27,8 @@ def cells(independent: float, choices: Sequence[int]) -> int:
     return max((one for one in choices if one <= best), default=min(choices))
 
 
-class AngleSample(NamedTuple):
-    """Two torsions of n conformations, in radian, with their weights (None: all equal)."""
-
-    x: Array
-    y: Array
-    weight: Array | None = None
-    independent: float = 1.0
-    """Share of them that are independent draws, by which squared errors are divided."""
-
-
-class PlaneSample(NamedTuple):
-    """Two real observables of n conformations with their weights (None: all equal)."""
+class PairSample(NamedTuple):
+    """Two observables of n conformations, torsions in radian, with their weights (None: all equal)."""
 
     x: Array
     y: Array
@@ -60,7 +50,7 @@ class Surface(NamedTuple):
     std_error: Array
 
 
-def torsion_surface(sample: AngleSample, bins: int = 72, smoothing: float = 0.8) -> Surface:
+def torsion_surface(sample: PairSample, bins: int = 72, smoothing: float = 0.8) -> Surface:
     """Free energy -ln p of a pair of torsions on a periodic grid.
 
     Args:
@@ -73,7 +63,7 @@ def torsion_surface(sample: AngleSample, bins: int = 72, smoothing: float = 0.8)
     return _surface(sample._replace(x=x, y=y), (edges, edges), (smoothing, smoothing), "wrap")
 
 
-def plane_surface(sample: PlaneSample, edges: tuple[Array, Array], smoothing: float = 0.8) -> Surface:
+def plane_surface(sample: PairSample, edges: tuple[Array, Array], smoothing: float = 0.8) -> Surface:
     """Free energy -ln p of a pair of real observables by cell.
 
     Args:
@@ -86,7 +76,7 @@ def plane_surface(sample: PlaneSample, edges: tuple[Array, Array], smoothing: fl
 
 
 def _surface(
-    sample: AngleSample | PlaneSample, edges: tuple[Array, Array], widths: tuple[float, float], mode: str
+    sample: PairSample, edges: tuple[Array, Array], widths: tuple[float, float], mode: str
 ) -> Surface:
     r"""Kernel estimate and delta-method error of each cell.
 

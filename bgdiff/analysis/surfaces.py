@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from bgdiff.analysis.style import LABELS, WIDTH, styled
 from bgdiff.analysis.surface_estimates import (
-    AngleSample,
-    PlaneSample,
+    PairSample,
     Surface,
     plane_surface,
     torsion_surface,
@@ -26,8 +25,7 @@ from bgdiff.analysis.text import percent
 
 __all__ = [
     "UNSURE",
-    "AngleSample",
-    "PlaneSample",
+    "PairSample",
     "Region",
     "observable_free_energy",
     "ramachandran_free_energy",
@@ -57,7 +55,7 @@ class Region(NamedTuple):
 
 @styled
 def ramachandran_free_energy(
-    samples: Mapping[str, AngleSample],
+    samples: Mapping[str, PairSample],
     regions: Sequence[Region] = (),
     *,
     labels: tuple[str, str] = ("φ", "ψ"),
@@ -92,7 +90,7 @@ def ramachandran_free_energy(
 
 @styled
 def observable_free_energy(
-    samples: Mapping[str, PlaneSample],
+    samples: Mapping[str, PairSample],
     edges: tuple[Array, Array],
     regions: Sequence[Region] = (),
     *,

@@ -63,10 +63,11 @@ class Level(IntEnum):
 
 
 class Finding(NamedTuple):
-    """One sentence and how bad it is."""
+    """One sentence, how bad it is, and which number it is about: all of them if it names none."""
 
     level: Level
     text: str
+    about: str = ""
 
 
 def verdict(results: Results) -> tuple[Level, list[str]]:
@@ -94,9 +95,10 @@ def findings(results: Results) -> list[Finding]:
     for basin in results.basins:
         found += _unseen(basin, results.n_data)
     for difference in results.free_energy_differences:
-        found += _difference(difference)
+        name = f"ΔF({difference.initial} → {difference.final})"
+        found += [finding._replace(about=name) for finding in _difference(name, difference)]
     if results.log_z is not None and results.log_z.reference is not None:
-        found.append(_against_reference("log Z", results.log_z, ""))
+        found.append(_against_reference("log Z", results.log_z, "")._replace(about="log Z"))
     found += [Finding(Level.CAUTION, _sentence(text)) for text in results.warnings]
     return found
 
@@ -193,7 +195,9 @@ def _tail_index(results: Results) -> Finding:
         )
     if k > pareto_k_limit(results.n_samples):
         return Finding(
-            Level.CAUTION, f"{size}: the weights have a heavy tail, so the log Z error bar can't be trusted."
+            Level.CAUTION,
+            f"{size}: the weights have a heavy tail, so the log Z error bar can't be trusted.",
+            "log Z",
         )
     if k > 0.5:
         return Finding(
@@ -321,8 +325,7 @@ def _unseen(basin: BasinPopulation, n_data: int) -> list[Finding]:
     ]
 
 
-def _difference(difference: FreeEnergyDifference) -> list[Finding]:
-    name = f"ΔF({difference.initial} → {difference.final})"
+def _difference(name: str, difference: FreeEnergyDifference) -> list[Finding]:
     if difference.value is None:
         return [Finding(Level.UNRELIABLE, f"{name} could not be estimated.")]
     found = []

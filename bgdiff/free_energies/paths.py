@@ -14,7 +14,7 @@ from bgdiff.free_energy.judgement import Candidate
 from bgdiff.free_energy.paths import ELSEWHERE, BidirectionalPaths, Walks
 from bgdiff.free_energy.perturbation import kish
 
-__all__ = ["FRAMES", "PATH_BAR", "REVERSE", "PathSides", "cells"]
+__all__ = ["FRAMES", "PATH_BAR", "REVERSE", "PathSides", "cells", "work_range"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -24,6 +24,23 @@ REVERSE = "FEP reverse"
 FRAMES = "walks up"
 _BINS = 60
 _ASSUMPTION = "the data are in equilibrium within every region"
+
+
+def work_range(forward: Array, reverse: Array, crossing: float) -> tuple[float, float]:
+    """The part of an axis of works on which two sets of them are drawn.
+
+    It reaches two interquartile ranges beyond the quartiles of either, 3.4 standard deviations of a normal
+    distribution from its middle: of the few walks into a rare region, quantiles further out are single walks,
+    and one that went astray would squeeze the others together. No further than the samples, and as far as the
+    crossing.
+    """
+    ends = [crossing]
+    for work in (forward, reverse):
+        lower, upper = np.quantile(work, [0.25, 0.75])
+        reach = 2 * (upper - lower)
+        ends += [max(work.min(), lower - reach), min(work.max(), upper + reach)]
+    margin = 0.08 * float(np.ptp(ends)) or 0.5
+    return float(min(ends) - margin), float(max(ends) + margin)
 
 
 def cells(masks: Mapping[str, Sequence[Mask]]) -> tuple[list[str], list[NDArray[np.int64]]]:
@@ -104,10 +121,9 @@ class PathSides:
             down, up, share = down[self._down == number], up[self._up == number], share[self._up == number]
             crossing += math.log(len(down) / len(self._down))
         forward, reverse = -down[np.isfinite(down)], -up
-        both = np.concatenate([np.quantile(part, [0.01, 0.99]) for part in (forward, reverse)])
-        margin = 0.25 * float(np.ptp(both)) or 0.5
+        low, high = work_range(forward, reverse, crossing)
         bins = int(np.clip(4 * min(forward.size, reverse.size) ** (1 / 3), 16, _BINS))
-        edges = np.linspace(both.min() - margin, both.max() + margin, bins + 1)
+        edges = np.linspace(low, high, bins + 1)
         return Histogram(
             label=name or "all conformations",
             edges=edges.tolist(),
