@@ -17,7 +17,7 @@ def energy_discrepancy(own: Tensor, negative: Tensor, stabilisation: float = 1.0
     """Mean over the batch of log(w/M + 1/M Σ_j exp(U(x) - U(x'_j))), a scalar.
 
     The Monte-Carlo form of ED = E[U(x)] - E[U_q(y)] with the contrastive potential
-    U_q(y) = -log ∫ q(y|x') e^(-U(x')) dx' (Schröder et al. 2023, arXiv 2307.06431, definition 1), bounded
+    U_q(y) = -log ∫ q(y|x') e^(-U(x')) dx' (Schröder et al. 2023, arXiv 2307.06431), bounded
     from below by w (the paper's w-stabilisation). As M → ∞ its one minimiser is the data's energy up to a
     constant. Little perturbation makes it score matching, much perturbation makes it maximum likelihood.
 

@@ -29,7 +29,7 @@ def conditional_time_score(displacement: Tensor, sigma: Tensor, periodic: Tensor
     """∂_τ log q_σ(z | z_0) ``(B,)``.
 
     Σ_i (δ_i²/σ² - 1) over real axes, and the derivative of the wrapped normal on periodic ones. Its mean
-    given z is ∂_τ log p_σ(z) (Yu et al. 2025, theorem 1); its variance is 2 per real axis at any noise.
+    given z is ∂_τ log p_σ(z) (Yu et al. 2025); its variance is 2 per real axis at any noise.
 
     Args:
         displacement: δ = z - z_0 ``(B, d)``, wrapped or not.
@@ -57,9 +57,9 @@ def time_score(model: EnergyModel, z: Tensor, log_sigma: Tensor, *, create_graph
 
 
 def conditional_time_score_loss(score: Tensor, target: Tensor, d: int) -> Tensor:
-    """Mean of (s - ∂_τ log q)²/2d: conditional time score matching (Yu et al. 2025, arXiv 2502.02300, eq. 8).
+    """Mean of (s - ∂_τ log q)²/2d: conditional time score matching (Yu et al. 2025, arXiv 2502.02300).
 
-    The weight is the inverse variance of the target, as in their time score normalisation (eq. 20); with
+    The weight is the inverse variance of the target, as in their time score normalisation; with
     noise that explodes in log σ it is the same at every rung. At the truth the loss is what the target
     scatters given z, 1 - ρ⁴ for Gaussian data of variance c, with ρ² = σ²/(σ² + c).
 
