@@ -110,6 +110,43 @@ class TestCommands:
         assert os.access(script, os.X_OK)
         assert script.read_text(encoding="utf-8").rstrip().endswith("\nmake test")
 
+    @pytest.mark.parametrize(
+        ("has", "user", "said"),
+        [
+            (("apt-get", "chromium"), "0", ["make test"]),
+            (("apt-get",), "0", ["apt-get -qq update", "apt-get -qq install", "make test"]),
+            (("broken apt-get",), "0", ["apt-get -qq update", "no Chromium here", "make test"]),
+            (("apt-get",), "1000", ["no Chromium here", "make test"]),
+            ((), "0", ["no Chromium here", "make test"]),
+        ],
+    )
+    def test_ci_gets_a_browser_where_it_can(
+        self, has: tuple[str, ...], user: str, said: list[str], tmp_path: Path
+    ) -> None:
+        """With programs that only say what they were asked; without a browser the tests run all the same."""
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        installed = f'case "$*" in *install*) cp {programs}/make {programs}/chromium ;; esac'
+        texts = {"make": "", "id": f"echo {user}", "timeout": 'shift; exec "$@"', "chromium": ""}
+        texts |= {"apt-get": installed, "broken apt-get": "exit 100"}
+        for name in {"make", "id", "timeout", *has}:
+            log = "" if name in ("id", "timeout") else f'echo "${{0##*/}} $*" >> {tmp_path}/said\n'
+            program = programs / name.removeprefix("broken ")
+            program.write_text(f"#!/bin/sh\n{log}{texts[name]}\n")
+            program.chmod(0o755)
+        for name in ("dirname", "cp", "sh"):
+            (programs / name).symlink_to(shutil.which(name) or name)
+        (tmp_path / ".ci").mkdir()
+        shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+        command = [shutil.which("bash") or "bash", str(tmp_path / ".ci" / "run")]
+        done = subprocess.run(
+            command, env={"PATH": str(programs)}, capture_output=True, text=True, check=True
+        )  # fmt: skip
+        lines = (tmp_path / "said").read_text().splitlines()
+        if "no Chromium here" in done.stderr:
+            lines.insert(-1, "no Chromium here")
+        assert [line[: len(start)] for line, start in zip(lines, said, strict=True)] == said
+
     def test_old_python_is_refused_clearly(self, tmp_path: Path) -> None:
         for name in ("Makefile", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, tmp_path)
