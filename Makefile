@@ -65,8 +65,9 @@ demo: install ## alanine dipeptide from MD data to a corrected free energy, into
 	  $(BIN)/bgdiff run alanine_dipeptide_vacuum --preset standard --out runs/demo --seed 0; \
 	fi
 
+# Their networks are too small for a second thread to gain, and threads that wait for a busy core lose much.
 notebook: $(NOTEBOOKS) ## open the notebooks in JupyterLab
-	$(BIN)/python -m jupyterlab notebooks
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m jupyterlab notebooks
 
 # What Sphinx remembers of a build with warnings goes: unchanged pages would not warn again.
 docs: $(DOCS) ## build the documentation site in build/docs; warnings are errors

@@ -10,6 +10,7 @@ metadata the values of the reduced form, which are assigned after that cell, as 
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the reduced form")
     parser.add_argument("--out", type=Path, default=HERE / "runs" / "notebooks")
     options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as `make notebook` does, and for its reason
     for path in NOTEBOOKS:
         if not options.names or any(path.name.startswith(name) for name in options.names):
             print(f"{path.name} ...", flush=True)
