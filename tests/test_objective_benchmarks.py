@@ -347,7 +347,7 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "again.md").read_text() == shown, "the file of rows is enough for the tables"
     with pytest.raises(ConfigError, match="has no rows of modes"):
         main(["modes", "--rows", str(tmp_path / "rows.json")])
-    (tmp_path / "rows.json").unlink()
+    (tmp_path / "rows.json").rename(tmp_path / "rows")
     files = sorted(tmp_path.glob("*.json"))
     assert len(files) == 2
     times = [file.stat().st_mtime_ns for file in files]
@@ -360,6 +360,22 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
     kept = {key: value for key, value in again[0].items() if key != "CPU s"}
     assert kept == {key: value for key, value in first[0].items() if key != "CPU s"}, "the same seed again"
     assert chosen[0] in capsys.readouterr().out
+    other = tmp_path / "elsewhere"  # what the file of rows knows is not done again
+    taken = main([*arguments[:3], str(other), *arguments[4:], "--known", str(tmp_path / "rows")])
+    assert [row["objective"] for row in taken] == chosen
+    assert not list(other.glob("*.json"))
+    taken = main(
+        [
+            *arguments[:3],
+            str(other),
+            *arguments[4:],
+            "--known",
+            str(tmp_path / "rows"),
+            "--set",
+            "recipe.ema=0.5",
+        ]
+    )
+    assert len(list(other.glob("*.json"))) == 2, "other settings are other jobs"
     changed = {**json.loads(files[0].read_text()), "recipe": {}}
     files[0].write_text(json.dumps(changed))
     with pytest.raises(ConfigError, match="other settings"):

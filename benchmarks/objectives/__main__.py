@@ -18,14 +18,15 @@ from benchmarks.objectives.shipped import read_rows, rounded, write_rows
 from bgdiff.errors import ConfigError
 from bgdiff.io import write_text
 
-__all__ = ["main"]
+__all__ = ["STUDIES", "main"]
 
-_STUDIES = {
+STUDIES = {
     "gmm": (mixture_jobs, mixture_tables),
     "modes": (mixture_jobs, mixture_tables),
     "planar": (planar_jobs, planar_tables),
     "alanine": (alanine_jobs, alanine_tables),
 }
+"""What makes a study's jobs, and what makes tables of its rows."""
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         description=benchmarks.objectives.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", choices=list(_STUDIES))
+    parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--quick", action="store_true", help="a reduced form, to see that it works")
     parser.add_argument(
         "--survey", action="store_true", help="all objectives with a short training each (gmm, modes, planar)"
@@ -53,6 +54,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--part", default="0/1", metavar="I/N", help="do every N-th job, from the I-th")
     parser.add_argument("--read", action="store_true", help="do nothing, show what is finished")
     parser.add_argument(
+        "--known", type=Path, metavar="FILE", help="do not repeat what --json wrote here, but take it over"
+    )
+    parser.add_argument(
         "--rows", type=Path, metavar="FILE", help="do nothing, show the rows that --json wrote here"
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
@@ -66,7 +70,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             raise ConfigError(f"no objective {name!r}; there are: {'; '.join(settings['objectives'])}")
     if given.dims is not None and "dims" in settings:
         settings["dims"] = [int(dim) for dim in given.dims.split(",")]
-    make_jobs, tables = _STUDIES[given.study]
+    make_jobs, tables = STUDIES[given.study]
     if given.rows:
         rows = [
             row for row in read_rows(given.rows, given.study) if chosen is None or row["objective"] in chosen
@@ -75,9 +79,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         jobs = make_jobs(given.study, settings, chosen, given.seeds or settings["seeds"])
         first, of = map(int, given.part.split("/"))
         with tempfile.TemporaryDirectory() as scratch:
-            rows = finished_rows(
-                jobs, given.keep or Path(scratch), console, part=(first, of), work=not given.read
-            )
+            known = read_rows(given.known, given.study) if given.known else []
+            folder = given.keep or Path(scratch)
+            rows = finished_rows(jobs, folder, console, part=(first, of), work=not given.read, known=known)
     found = list(tables(rounded(rows)))
     for table in found:
         console.print(table.rich())

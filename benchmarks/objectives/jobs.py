@@ -94,22 +94,30 @@ def with_changes(settings: dict[str, Any], changes: Sequence[str]) -> dict[str, 
 
 
 def finished_rows(
-    jobs: Sequence[Job], folder: Path, console: Console, *, part: tuple[int, int] = (0, 1), work: bool = True
+    jobs: Sequence[Job],
+    folder: Path,
+    console: Console,
+    *,
+    part: tuple[int, int] = (0, 1),
+    work: bool = True,
+    known: Sequence[Row] = (),
 ) -> list[Row]:
     """Results of all jobs that are done, after those of this part have been done.
 
     Args:
         part: (i, n): this process does jobs i, i + n, ...
         work: False to read only.
+        known: rows of elsewhere; a job that one of them describes in full is done.
 
     Raises:
         ConfigError: a result in the folder belongs to other settings.
     """
     make_directory(folder)
     progress = StageProgress(console)
+    done = {job.key: row for job in jobs for row in known if job.describes.items() <= row.items()}
     for index, job in enumerate(jobs):
         file = folder / f"{job.key}.json"
-        if not work or file.is_file() or index % part[1] != part[0]:
+        if not work or job.key in done or file.is_file() or index % part[1] != part[0]:
             continue
         try:
             with progress.stage(job.key) as report:
@@ -120,7 +128,9 @@ def finished_rows(
     rows = []
     for job in jobs:
         file = folder / f"{job.key}.json"
-        if file.is_file():
+        if job.key in done:
+            rows.append(done[job.key])
+        elif file.is_file():
             row = read_row(file)
             other = [name for name, value in job.describes.items() if row.get(name) != value]
             if other:

@@ -39,6 +39,8 @@ def draw_study(study: str, rows: list[Row], folder: Path, drawn: Sequence[str] |
     for name, draw in drawings[study].items():
         few = [row for row in good if drawn is None or row["objective"] in drawn]
         shown = good if draw in (_classification, _mode_weights) else few
+        if draw is _densities:  # rows from a file have no pictures
+            shown = [row for row in few if row["seed"] == 0 and "picture" in row]
         if shown:
             file = folder / f"objectives_{study}_{name}.png"
             save_figure(draw(shown), file)
@@ -164,8 +166,7 @@ def _dots(
 @styled
 def _densities(rows: list[Row]) -> Figure:
     """Learned energies at the lowest noise and samples of them, seed 0: sets across, objectives down."""
-    first = [row for row in rows if row["seed"] == 0]
-    sets, names = _names(first, "set"), _names(first, "objective")
+    sets, names = _names(rows, "set"), _names(rows, "objective")
     height = 2 * len(names)
     figure = Figure(figsize=(WIDTH, WIDTH / len(sets) * height), layout="constrained")
     axes = figure.subplots(height, len(sets), squeeze=False)
@@ -173,7 +174,7 @@ def _densities(rows: list[Row]) -> Figure:
         axes[0, column].set_title(name)
         for line, objective in enumerate(names):
             energy, points = axes[2 * line, column], axes[2 * line + 1, column]
-            found = [row for row in first if row["set"] == name and row["objective"] == objective]
+            found = [row for row in rows if row["set"] == name and row["objective"] == objective]
             for axis in (energy, points):
                 axis.set(xticks=[], yticks=[], aspect="equal")
             if column == 0:
