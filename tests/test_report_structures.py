@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -15,11 +16,13 @@ from synthetic_run import cluster, molecule
 from test_report import outline
 
 from bgdiff.analysis import report, viewer_bundle
+from bgdiff.analysis.overlay_pictures import _SIDES
 from bgdiff.analysis.report import build_report
 from bgdiff.analysis.run_files import read_run
 from bgdiff.analysis.run_structures import RunStructures, basin_of, read_structures
 from bgdiff.analysis.structure_figures import structure_figures
 from bgdiff.analysis.structure_view import structure_view
+from bgdiff.analysis.style import WIDTH
 from bgdiff.errors import CheckpointError
 from bgdiff.systems import load_system
 
@@ -106,11 +109,28 @@ def test_caption_of_one_basin_promises_no_others(molecule_run: Path) -> None:
     run, found = read_run(molecule_run), structures_of(molecule_run)
     for phi, words in (
         ((-1.0, 1.0), "over each other, and those of each basin by themselves, without hydrogens."),
-        ((-1.0, -1.0), "over each other, without hydrogens."),
+        ((-1.0, -1.0), "over each other, from three sides, without hydrogens."),
     ):
         run.proposal["obs_phi"] = np.resize(phi, run.proposal["obs_phi"].shape)
         captions = {one.name: one.caption for one in structure_figures(run, found)}
         assert words in captions["superposed"]
+
+
+def test_one_basin_is_seen_from_three_sides_across_the_whole_figure(molecule_run: Path) -> None:
+    """Turned, not mirrored."""
+    run, found = read_run(molecule_run), structures_of(molecule_run)
+    run.proposal["obs_phi"][:] = -1.0
+    (figure,) = (one.figure for one in structure_figures(run, found) if one.name == "superposed")
+    assert figure.get_size_inches()[0] == pytest.approx(WIDTH)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["phi negative", "from above", "from the right"]
+    with io.BytesIO() as file:
+        figure.savefig(file, format="rgba", dpi=60)
+        pixels = np.frombuffer(file.getvalue(), dtype=np.uint8).reshape(-1, round(60 * WIDTH), 4)
+    inked = (pixels[..., :3] < 200).any(2)
+    assert all(third.mean() > 0.03 for third in np.array_split(inked, 3, axis=1))
+    for turn in _SIDES.values():
+        assert np.linalg.det(turn(np.eye(3))) == pytest.approx(1)
 
 
 def test_view_holds_what_is_drawn(molecule_run: Path) -> None:

@@ -1,7 +1,8 @@
 """Many superposed conformations in one picture, coloured by group, and captions that stay with a picture."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.collections import EllipseCollection, LineCollection
@@ -24,6 +25,21 @@ _TUBE = 0.010  # nm: bonds of a superposed molecule
 _DOT = {2: 0.06, 3: 0.13}  # radius of a particle in contact lengths, by dimensions
 _LINE = 0.125  # inches
 _CHARACTERS = 18.3  # per inch, of a caption; of notes below panels somewhat fewer
+# what is turned towards the reader: the top (y), and the right-hand side (x)
+_SIDES: dict[str, Callable[[Array], Array]] = {
+    "from above": lambda x: x[..., [0, 2, 1]] * [1.0, -1.0, 1.0],
+    "from the right": lambda x: x[..., [2, 1, 0]] * [-1.0, 1.0, 1.0],
+}
+
+
+class _Panel(NamedTuple):
+    """Groups of the conformations ``x``, and what is written above and below them."""
+
+    title: str
+    colour: str
+    note: str
+    groups: Sequence[Group]
+    x: Array
 
 
 @styled
@@ -31,6 +47,8 @@ def overlays(
     groups: Sequence[Group], x: Array, bonds: NDArray[np.intp] | None = None, *, columns: int = 6
 ) -> Figure:
     """Draw conformations over each other: all of them, then each group by itself, in one orientation.
+
+    A single group in space is drawn from three sides instead.
 
     Args:
         groups: of the conformations; those in none are not drawn.
@@ -45,19 +63,22 @@ def overlays(
     if not groups or x.shape[2] not in (2, 3):
         raise ConfigError("nothing to draw, or not in two or three dimensions")
     radius = _TUBE if bonds is not None else _DOT[x.shape[2]] * contact_length(x)
-    panels = [("all together", COLOURS["exact"], "", groups)] if len(groups) > 1 else []
-    panels += [(group.name, group.colour, group.note, [group]) for group in groups]
-    shown = x[np.concatenate([group.members for group in groups])]
+    sides = _SIDES if len(groups) == 1 and x.shape[2] == 3 else {}
+    x = x - x[groups[0].members].mean((0, 1)) if sides else x
+    panels = [_Panel("all together", COLOURS["exact"], "", groups, x)] if len(groups) > 1 else []
+    panels += [_Panel(group.name, group.colour, group.note, [group], x) for group in groups]
+    panels += [panels[0]._replace(title=title, note="", x=turn(x)) for title, turn in sides.items()]
+    shown = np.concatenate([panel.x[group.members] for panel in panels for group in panel.groups])
     room = int(0.9 * _CHARACTERS * WIDTH / max(min(columns, len(panels)), 3))
-    texts = [Picture(x[0], title, textwrap.fill(note, room)) for title, _, note, _ in panels]
+    texts = [Picture(x[0], panel.title, textwrap.fill(panel.note, room)) for panel in panels]
     # limits of the figure follow from what it is told to draw, so it is told the extremes
     extremes = np.stack([shown.min((0, 1)), shown.max((0, 1))])
     figure, canvases = strip(
         texts, np.broadcast_to(extremes, (len(panels), *extremes.shape)), 1.5 * radius, columns, legend=False
     )
-    for canvas, (_, colour, _, drawn) in zip(canvases, panels, strict=True):
-        canvas.axes.title.set_color(colour)
-        _draw(canvas, drawn, x, bonds, radius)
+    for canvas, panel in zip(canvases, panels, strict=True):
+        canvas.axes.title.set_color(panel.colour)
+        _draw(canvas, panel.groups, panel.x, bonds, radius)
     return figure
 
 

@@ -62,6 +62,7 @@ def _superposed(structures: RunStructures, groups: list[Group]) -> RunFigure:
         "All of them superposed",
         f"The {len(x)} conformations over each other"
         + (", and those of each basin by themselves" if several else "")
+        + (", from three sides" if not several and x.shape[2] == 3 else "")
         + (", without hydrogens." if bonds is not None else "; dots are particles."),
         f"Superposed conformations coloured by basin: {names}.",
         overlays(groups, x, bonds),
