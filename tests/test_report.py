@@ -83,6 +83,15 @@ def test_report_of_a_molecule(molecule_report: Path) -> None:
         assert f"figures/{name}" in page.text
 
 
+def test_a_temperature_stays_on_one_line(molecule_report: Path) -> None:
+    """In titles and captions; only the settings, which are quoted, have it as it was written."""
+    text = molecule_report.read_text(encoding="utf-8")
+    (heading,) = re.findall("<h1>(.*)</h1>", text)
+    assert heading.endswith("300\u00a0K")
+    assert "300&nbsp;K ·" in text
+    assert not re.search(r"\d K\b", re.sub(r"(?s)<script.*?</script>|<pre.*?</pre>", "", text))
+
+
 def test_report_needs_no_network(molecule_report: Path) -> None:
     page = outline(molecule_report)
     within = [address for address in page.addresses if address.startswith("#")]

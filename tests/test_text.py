@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from bgdiff.analysis.text import count, fraction, percent, seconds, symbol, two_decimals, with_error
+from bgdiff.analysis.text import (
+    count,
+    fraction,
+    percent,
+    seconds,
+    symbol,
+    two_decimals,
+    unbroken,
+    with_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +58,8 @@ def test_numbers_in_words() -> None:
 )
 def test_symbols_of_observables(name: str, written: str) -> None:
     assert symbol(name) == written
+
+
+def test_temperatures_are_not_broken_from_their_unit() -> None:
+    assert unbroken("in water, 300 K") == "in water, 300\u00a0K"
+    assert unbroken("280 K or 340.5 K, 2 Kelvin, 1 kT") == "280\u00a0K or 340.5\u00a0K, 2 Kelvin, 1 kT"

@@ -28,7 +28,7 @@ from bgdiff.analysis.rung_record import read_rungs
 from bgdiff.analysis.structure_figures import structure_figures
 from bgdiff.analysis.style import DPI, WIDTH, save_figure
 from bgdiff.analysis.summary import MARKS
-from bgdiff.analysis.text import count, kt_in_kj_per_mol
+from bgdiff.analysis.text import count, kt_in_kj_per_mol, unbroken
 from bgdiff.analysis.verdict import advice, findings
 from bgdiff.io import make_directory, write_text
 
@@ -83,6 +83,7 @@ def build_report(
     environment = Environment(
         loader=PackageLoader("bgdiff.analysis"), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["unbroken"] = unbroken
     page = environment.get_template("report.html").render(
         results=results,
         level=max(finding.level for finding in judged),

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bgdiff.analysis.run_comparison import Estimated, RunComparison
-from bgdiff.analysis.text import count, fraction, plus_minus, seconds, with_error
+from bgdiff.analysis.text import count, fraction, plus_minus, seconds, unbroken, with_error
 
 __all__ = ["comparison_rows", "comparison_table", "write_comparison"]
 
@@ -109,6 +109,7 @@ def _page(compared: RunComparison, picture: str) -> str:
     environment = Environment(
         loader=PackageLoader("bgdiff.analysis"), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["unbroken"] = unbroken
     rows: list[dict[str, Any]] = [
         {"name": name, "cells": cells, "agreement": agreement}
         for name, cells, agreement in comparison_rows(compared)

@@ -1,6 +1,7 @@
 """Numbers as people read them: errors to two digits, thin spaces in large counts, units always."""
 
 import math
+import re
 
 __all__ = [
     "MOLAR_GAS_CONSTANT",
@@ -13,6 +14,7 @@ __all__ = [
     "seconds",
     "symbol",
     "two_decimals",
+    "unbroken",
     "with_error",
 ]
 
@@ -111,6 +113,11 @@ def seconds(value: float) -> str:
 def kt_in_kj_per_mol(temperature: float) -> float:
     """RT in kJ/mol at ``temperature`` in K."""
     return MOLAR_GAS_CONSTANT * temperature
+
+
+def unbroken(text: str) -> str:
+    """``300 K`` with a no-break space: the unit of a temperature stays on the line of its number."""
+    return re.sub(r"(?<=\d) K\b", "\u00a0K", text)
 
 
 def _minus(text: str) -> str:

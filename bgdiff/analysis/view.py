@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bgdiff.analysis.conformational_clusters import heavy_atoms
+from bgdiff.analysis.text import unbroken
 from bgdiff.analysis.view_frames import (
     Chosen,
     Place,
@@ -292,7 +293,7 @@ def _caption(chosen: Chosen, grouping: Grouping, system: "System", align: str | 
     molecule = system.topology is not None
     atoms = f"atoms {align!r}" if align else "heavy atoms"
     how = f"by {atoms}" if molecule else "by rotation and exchange of equal particles"
-    parts = [f"{system.spec.title}: {chosen.how}, superposed {how}."]
+    parts = [f"{unbroken(system.spec.title)}: {chosen.how}, superposed {how}."]
     if grouping.groups:
         parts += [grouping.meaning, "Hydrogens are left out."] if molecule else [grouping.meaning]
     elif len(chosen.rows) > _SINGLE:
