@@ -116,14 +116,14 @@ def _classification(rows: list[Row]) -> Figure:
             "best offsets": lambda row: max(row["classification"]["excess_best_offsets"], 1e-3),
         },
         "excess loss / nat",
-        chance,
+        ("chance", chance),
     )
 
 
 def _mode_weights(rows: list[Row]) -> Figure:
     """Error of the modes' weights at its worst level, per dimension and objective."""
     worst = {"worst level": lambda row: max(map(abs, row["levels"]["mode_error"]))}
-    return _dots(rows, worst, "error of modes' weights / nat", lambda of: 0.05)
+    return _dots(rows, worst, "error of modes' weights / nat", ("0.05", lambda of: 0.05))
 
 
 @styled
@@ -131,9 +131,9 @@ def _dots(
     rows: list[Row],
     measures: dict[str, Callable[[Row], float]],
     label: str,
-    line: Callable[[list[Row]], float],
+    line: tuple[str, Callable[[list[Row]], float]],
 ) -> Figure:
-    """One dot per seed: objectives down, dimensions across; ``line`` is a thin one."""
+    """One dot per seed: objectives down, dimensions across; ``line`` is a thin one and its name."""
     dims, names = sorted(_names(rows, "dim")), _names(rows, "objective")
     figure = Figure(figsize=(WIDTH + 1, 1.2 + 0.2 * len(names)), layout="constrained")
     axes = figure.subplots(1, len(dims), sharex=True, sharey=True, squeeze=False)[0]
@@ -149,7 +149,9 @@ def _dots(
                     values, heights, "o", ms=3.5, mew=0, alpha=0.8, color=_CATEGORIES[index],
                     label=title if place == 0 else None,
                 )  # fmt: skip
-        axis.axvline(line(here), color=COLOURS["muted"], lw=0.8)
+        value = line[1](here)
+        axis.axvline(value, color=COLOURS["muted"], lw=0.8)
+        axis.text(value, -0.9, f" {line[0]}", fontsize=6.5, color=COLOURS["muted"], va="center", ha="left")
         axis.set_xscale("log")
         axis.set_title(f"d = {dim}")
         axis.set_xlabel(label if len(dims) < 3 else "", fontsize=7)
