@@ -20,7 +20,7 @@ __all__ = ["Reader"]
 
 _LESS = {
     "benchmarks.forcefield": ["--quick"],
-    "benchmarks.objectives": ["--quick", "--seeds", "1"],
+    "benchmarks.objectives": ["--quick", "--seeds", "1", "--part", "0/10"],
     "starts/simulate.py": ["--ps", "0.01", "--spacing", "0.005", "--states", "0"],
 }
 """Given after the documented words; the last of them count."""

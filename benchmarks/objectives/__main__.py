@@ -14,7 +14,7 @@ from benchmarks.objectives.jobs import finished_rows, settings_of, with_changes
 from benchmarks.objectives.mixture_study import mixture_jobs, mixture_tables
 from benchmarks.objectives.pictures import draw_study
 from benchmarks.objectives.planar_study import planar_jobs, planar_tables
-from benchmarks.objectives.shipped import read_rows, rounded, write_rows
+from benchmarks.objectives.shipped import read_rows, rounded, shipped_file, write_rows
 from bgdiff.errors import ConfigError
 from bgdiff.io import write_text
 
@@ -27,6 +27,7 @@ STUDIES = {
     "alanine": (alanine_jobs, alanine_tables),
 }
 """What makes a study's jobs, and what makes tables of its rows."""
+_SHIPPED = Path("shipped")
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
@@ -54,10 +55,20 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--part", default="0/1", metavar="I/N", help="do every N-th job, from the I-th")
     parser.add_argument("--read", action="store_true", help="do nothing, show what is finished")
     parser.add_argument(
-        "--known", type=Path, metavar="FILE", help="do not repeat what --json wrote here, but take it over"
+        "--known",
+        type=Path,
+        nargs="?",
+        const=_SHIPPED,
+        metavar="FILE",
+        help="do not repeat what --json wrote here, but take it over; without FILE: what is shipped",
     )
     parser.add_argument(
-        "--rows", type=Path, metavar="FILE", help="do nothing, show the rows that --json wrote here"
+        "--rows",
+        type=Path,
+        nargs="?",
+        const=_SHIPPED,
+        metavar="FILE",
+        help="do nothing, show the rows that --json wrote here; without FILE: those shipped",
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw the study's figures into DIR")
@@ -71,15 +82,16 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     if given.dims is not None and "dims" in settings:
         settings["dims"] = [int(dim) for dim in given.dims.split(",")]
     make_jobs, tables = STUDIES[given.study]
+    shipped = shipped_file(given.study, given.survey)
     if given.rows:
-        rows = [
-            row for row in read_rows(given.rows, given.study) if chosen is None or row["objective"] in chosen
-        ]
+        file = shipped if given.rows == _SHIPPED else given.rows
+        rows = [row for row in read_rows(file, given.study) if chosen is None or row["objective"] in chosen]
     else:
         jobs = make_jobs(given.study, settings, chosen, given.seeds or settings["seeds"])
         first, of = map(int, given.part.split("/"))
         with tempfile.TemporaryDirectory() as scratch:
-            known = read_rows(given.known, given.study) if given.known else []
+            file = shipped if given.known == _SHIPPED else given.known
+            known = read_rows(file, given.study) if file else []
             folder = given.keep or Path(scratch)
             rows = finished_rows(jobs, folder, console, part=(first, of), work=not given.read, known=known)
     found = list(tables(rounded(rows)))

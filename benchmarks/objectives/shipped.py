@@ -9,11 +9,17 @@ from benchmarks.harness import Row, environment
 from bgdiff.errors import ConfigError
 from bgdiff.io import read_json, write_text
 
-__all__ = ["compact", "read_row", "read_rows", "rounded", "write_rows"]
+__all__ = ["compact", "read_row", "read_rows", "rounded", "shipped_file", "write_rows"]
 
 _SETTINGS = ("recipe", "settings")
 _LEFT_OUT = ("picture", "losses")
 _DIGITS = 4
+_RESULTS = Path(__file__).parent / "results"
+
+
+def shipped_file(study: str, survey: bool) -> Path:
+    """Where the rows of a study, or of its survey, are shipped."""
+    return _RESULTS / f"{study}_survey.json" if survey else _RESULTS / f"{study}.json"
 
 
 def compact(value: Any) -> Any:
