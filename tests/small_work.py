@@ -55,7 +55,7 @@ _SHORT: dict[str, dict[str, float]] = {
         "frames": 60, "spacing": 2, "equilibration": 10,
     },
     "replica_exchange": {
-        "ladders": 4, "length_ns": 0.001, "equilibration_ns": 0.0001, "temperatures": 3, "samples": 40,
+        "ladders": 4, "length_ns": 0.004, "equilibration_ns": 0.0001, "temperatures": 3, "samples": 40,
         "leapfrog_steps": 5, "spacing": 1, "equilibration": 20, "rungs": 4,
     },
     "transformations": {"ladders": 2, "length_ns": 0.001, "equilibration_ns": 0.0001},

@@ -70,6 +70,11 @@ def _whole(path: Path, shared: Path) -> None:
     shutil.copy(load_system(_MOLECULE).path / "topology.pdb", path)
 
 
+def _entry_of_chignolin(path: Path, shared: Path) -> None:
+    """Its heavy atoms, 0.08 nm from where the entry has them; the page makes the hydrogens anew."""
+    shutil.copy(ROOT / "systems" / "chignolin" / "topology.pdb", path)
+
+
 def _of_the_clone(path: Path, shared: Path) -> None:
     shutil.copy(ROOT / path.relative_to(Path.cwd()), path)
 
@@ -79,6 +84,7 @@ STAND_INS: dict[str, StandIn] = {
     "tripeptide.pdb": _structure,
     "my.pdb": _structure,
     "input.pdb": _whole,
+    "1uao.pdb": _entry_of_chignolin,
     "my.dcd": _trajectory,
     "first.xtc": partial(_trajectory, water=True),
     "second.xtc": partial(_trajectory, water=True),
