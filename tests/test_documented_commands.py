@@ -106,7 +106,7 @@ def test_what_a_page_says_can_be_done(
             reader.do(step)
     if of_system:
         system = load_system(page.parent.name)
-        assert system.path == copy
+        assert system.path.resolve().is_relative_to(copy.resolve())  # the copy, or what the page made in it
         if not any(re.fullmatch(rule, f"bgdiff data generate {system.name}") for rule in NOT_EXECUTED):
             assert len(system.load_data()) > 0
     assert written_below(SYSTEMS) == shipped

@@ -208,5 +208,8 @@ def test_range_of_works_is_that_of_most_walks() -> None:
     assert low < np.quantile(reverse, 0.01)
     assert np.quantile(forward, 0.95) < high < 8.0
     assert work_range(np.append(forward, 60.0), reverse, 2.0)[1] < 8.0
+    heavy = np.random.default_rng(3).standard_t(1.5, 2000)
+    low, high = work_range(heavy, reverse, 2.0)
+    assert np.mean((heavy > low) & (heavy < high)) > 0.98
     assert work_range(forward, reverse, 12.0)[1] > 12.0  # they do not overlap, and that is seen
     assert work_range(np.full(5, 1.0), np.full(5, 1.0), 1.0) == (0.5, 1.5)

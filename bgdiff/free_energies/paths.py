@@ -30,15 +30,16 @@ def work_range(forward: Array, reverse: Array, crossing: float) -> tuple[float, 
     """The part of an axis of works on which two sets of them are drawn.
 
     It reaches two interquartile ranges beyond the quartiles of either, 3.4 standard deviations of a normal
-    distribution from its middle: of the few walks into a rare region, quantiles further out are single walks,
-    and one that went astray would squeeze the others together. No further than the samples, and as far as the
-    crossing.
+    distribution from its middle, or to all but a per cent on each side where tails are heavier, but for
+    two works at least: of the few walks into a rare region one that went astray would squeeze the others
+    together. No further than the samples, and as far as the crossing.
     """
     ends = [crossing]
     for work in (forward, reverse):
-        lower, upper = np.quantile(work, [0.25, 0.75])
+        tail = min(0.25, max(0.01, 2 / work.size))
+        first, lower, upper, last = np.quantile(work, [tail, 0.25, 0.75, 1 - tail])
         reach = 2 * (upper - lower)
-        ends += [max(work.min(), lower - reach), min(work.max(), upper + reach)]
+        ends += [max(work.min(), min(first, lower - reach)), min(work.max(), max(last, upper + reach))]
     margin = 0.08 * float(np.ptp(ends)) or 0.5
     return float(min(ends) - margin), float(max(ends) + margin)
 
