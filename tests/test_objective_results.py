@@ -33,3 +33,18 @@ def test_tables_of_the_page(file: Path) -> None:
     for table in STUDIES[study][1](rows):
         missing = [line for line in table.markdown().splitlines() if line not in lines]
         assert not missing, f"docs/{PAGE.name} differs from {file.name}: write it anew with --markdown"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_rows_are_of_today_s_settings(file: Path) -> None:
+    """Each is one job as the settings have it; else ``--known`` would train it again in silence."""
+    from benchmarks.objectives.__main__ import STUDIES
+    from benchmarks.objectives.jobs import settings_of
+    from benchmarks.objectives.shipped import read_rows
+
+    study, *survey = file.stem.split("_")
+    settings = settings_of(study, False, survey=bool(survey))
+    jobs = STUDIES[study][0](study, settings, None, settings["seeds"])
+    for row in read_rows(file, study):
+        of = [job.key for job in jobs if job.describes.items() <= row.items()]
+        assert len(of) == 1, f"{row['objective']}, seed {row['seed']}: {of}"
