@@ -80,6 +80,10 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
     shown = (tmp_path / "tables.md").read_text()
     main([study, "--rows", str(tmp_path / "rows.json"), "--markdown", str(tmp_path / "again.md")])
     assert (tmp_path / "again.md").read_text() == shown, "the file of rows is enough for the tables"
+    some = [study, "--rows", str(tmp_path / "rows.json"), "--objectives", chosen[1]]
+    assert [row["objective"] for row in main(some)] == chosen[1:]
+    if study == "gmm":
+        assert main([*some, "--dims", "128"]) == []
     with pytest.raises(ConfigError, match="has no rows of modes"):
         main(["modes", "--rows", str(tmp_path / "rows.json")])
     (tmp_path / "rows.json").rename(tmp_path / "rows")

@@ -85,7 +85,13 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     shipped = shipped_file(given.study, given.survey)
     if given.rows:
         file = shipped if given.rows == _SHIPPED else given.rows
-        rows = [row for row in read_rows(file, given.study) if chosen is None or row["objective"] in chosen]
+        rows = [
+            row
+            for row in read_rows(file, given.study)
+            if (chosen is None or row["objective"] in chosen)
+            and (given.dims is None or row.get("dim") in settings.get("dims", [None]))
+            and (given.seeds is None or row["seed"] < given.seeds)
+        ]
     else:
         jobs = make_jobs(given.study, settings, chosen, given.seeds or settings["seeds"])
         first, of = map(int, given.part.split("/"))
