@@ -7,7 +7,7 @@ than which level does this z come from, since z tells its noise by its sheer siz
 but Gaussian are the same density in x and far apart in z.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from bgdiff.models import EnergyModel
 from bgdiff.objectives.base import Problem
 
-__all__ = ["PreservingView", "linear_vp_levels", "preserving", "preserving_logits"]
+__all__ = ["PreservingProblem", "PreservingView", "linear_vp_levels", "preserving", "preserving_logits"]
 
 
 def linear_vp_levels(
@@ -46,14 +46,32 @@ class PreservingView:
         return self.model.log_density(x * spread.sqrt()[:, None], sigma) + 0.5 * x.shape[1] * spread.log()
 
 
-def preserving(problem: Problem) -> Problem:
-    """The same step for objectives that tell levels apart, with points and densities in x.
+class PreservingProblem(Problem):
+    """A step whose points are those of x, for objectives that tell levels apart.
 
-    Displacements and scores of the data are left as they are: those objectives do not look at them.
+    Displacements and scores of the data are left as they are: those objectives do not look at them but for
+    what the points' sources are.
     """
+
+    @property
+    def sources(self) -> Tensor:
+        return (self.batch.z * self._size(self.batch.rungs)[..., None] - self.batch.displacement)[:, 0]
+
+    def log_kernels(self, z: Tensor, rungs: Tensor, clean: Tensor) -> Tensor:
+        """log q_k(x_i | z_j) with x = (z_j + σ_k ε)/√(1+σ_k²)."""
+        size = self._size(rungs).to(torch.float64)[:, None]
+        return super().log_kernels(z * size, rungs, clean) + z.shape[1] * size.log()
+
+    def _size(self, rungs: Tensor) -> Tensor:
+        return (1 + self.sigma.to(self.batch.z)[rungs] ** 2).sqrt()
+
+
+def preserving(problem: Problem) -> PreservingProblem:
+    """The same step in x; the library's objectives can be used on it."""
     level = problem.sigma.to(problem.batch.z)[problem.batch.rungs]
     batch = replace(problem.batch, z=problem.batch.z * (1 + level**2).rsqrt()[..., None])
-    return replace(problem, model=PreservingView(problem.model), batch=batch)
+    values = {field.name: getattr(problem, field.name) for field in fields(problem)}
+    return PreservingProblem(**values | {"model": PreservingView(problem.model), "batch": batch})
 
 
 def preserving_logits(model: EnergyModel, offsets: Tensor, sigma: Tensor, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bgdiff.models.base import EnergyModel, log_density_and_score
 from bgdiff.objectives.batches import Batch
+from bgdiff.objectives.noising import log_kernels
 
 __all__ = ["Objective", "Options", "Problem", "Setup"]
 
@@ -91,6 +92,21 @@ class Problem:
     def clean(self) -> Tensor:
         """The data points they come from ``(P, d)``; angles up to full turns."""
         return self.points - self.displacement
+
+    @property
+    def sources(self) -> Tensor:
+        """The data point of each group ``(G, d)``; angles up to full turns."""
+        return (self.batch.z - self.batch.displacement)[:, 0]
+
+    def log_kernels(self, z: Tensor, rungs: Tensor, clean: Tensor) -> Tensor:
+        """log q_k(z_i | z_j): how likely data points are noised to these points ``(B, m)`` float64.
+
+        Args:
+            z: ``(B, d)``.
+            rungs: int64 ``(B,)``, from 1 on.
+            clean: ``(m, d)``.
+        """
+        return log_kernels(z, self.sigma[rungs], clean, self.model.periodic)
 
     @cached_property
     def noisy(self) -> Tensor | slice:

@@ -10,10 +10,12 @@ from bgdiff.ladder.wrapped import wrapped_normal_score
 from bgdiff.models.base import is_particle_model
 from bgdiff.objectives.base import Objective, Options, Problem, Setup
 from bgdiff.objectives.mixing import PairMixing
+from bgdiff.objectives.reference_batch import ReferenceBatchOptions, source_weights
 
 __all__ = [
     "DenoisingScore",
     "MixedScore",
+    "averaged_scores",
     "conditional_score",
     "curvature",
     "mixed_score",
@@ -78,6 +80,30 @@ def weighted_score_loss(score: Tensor, target: Tensor, weight: Tensor) -> Tensor
     return (weight * (score - target) ** 2).mean()
 
 
+def averaged_scores(problem: Problem, size: int) -> tuple[Tensor, Tensor | None]:
+    """:func:`conditional_score` and the data's score, averaged over the sources of each point, ``(P, d)``.
+
+    Their mean given the point is what it is without averaging; see
+    :mod:`bgdiff.objectives.reference_batch`. Points of rung 0 have no such scores; theirs mean nothing.
+
+    Args:
+        size: data points of a reference batch.
+    """
+    periodic, scores = problem.model.periodic, problem.batch.data_score
+    conditionals, data = [], []
+    for point, group, weights in source_weights(problem, size):
+        z, clean = problem.points[point], problem.sources[group]
+        variance = problem.level[point, None] ** 2
+        conditional = (weights @ clean - z) / variance
+        for axis in torch.nonzero(periodic)[:, 0].tolist():
+            score = wrapped_normal_score(z[:, None, axis] - clean[:, axis], variance)
+            conditional[:, axis] = (weights * score).sum(1)
+        conditionals.append(conditional)
+        if scores is not None:
+            data.append(weights @ scores[group, 0])
+    return torch.cat(conditionals), torch.cat(data) if data else None
+
+
 class MixedScore(Objective):
     """Score matching on :func:`mixed_score`, or on the noise alone where the data have no scores.
 
@@ -86,6 +112,8 @@ class MixedScore(Objective):
     """
 
     name = "mixed_score"
+    options_class = ReferenceBatchOptions
+    options: ReferenceBatchOptions
 
     def __init__(self, setup: Setup, options: Options | None = None) -> None:
         super().__init__(setup, options)
@@ -96,23 +124,32 @@ class MixedScore(Objective):
             self.mixing = PairMixing(model.event_shape, float(setup.width[0]), *ends)
 
     def loss(self, problem: Problem) -> Tensor:
-        data_score = problem.batch.data_score
-        return _score_loss(problem, None if data_score is None else data_score.flatten(0, 1), self.mixing)
+        return _score_loss(problem, self.options.reference_batch, self.mixing)
 
 
 class DenoisingScore(Objective):
     """Score matching on the noise alone (Vincent 2011), whatever is known of the data's forces."""
 
     name = "denoising_score"
+    options_class = ReferenceBatchOptions
+    options: ReferenceBatchOptions
 
     def loss(self, problem: Problem) -> Tensor:
-        return _score_loss(problem, None, None)
+        return _score_loss(problem, self.options.reference_batch, None, forces=False)
 
 
-def _score_loss(problem: Problem, data_score: Tensor | None, mixing: PairMixing | None) -> Tensor:
+def _score_loss(
+    problem: Problem, reference_batch: int, mixing: PairMixing | None, *, forces: bool = True
+) -> Tensor:
     z, level = problem.points, problem.level
     score = problem.own()[1]
-    conditional = conditional_score(problem.displacement, level, problem.model.periodic)
+    data_score = problem.batch.data_score
+    if reference_batch > 1:
+        conditional, data_score = averaged_scores(problem, reference_batch)
+    else:
+        conditional = conditional_score(problem.displacement, level, problem.model.periodic)
+        data_score = None if data_score is None else data_score.flatten(0, 1)
+    data_score = data_score if forces else None
     chosen = None if mixing is None else partial(mixing, z, level)
     target, weight = mixed_score(conditional, data_score, level, problem.width, chosen)
     noisy = problem.noisy
