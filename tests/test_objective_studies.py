@@ -124,17 +124,18 @@ def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_rows_in_a_file(tmp_path: Path) -> None:
-    """Numbers of four digits, settings with all of theirs, and what is not finite comes back as nan."""
+    """Four digits, three in lists, settings with all of theirs, and what is not finite comes back as nan."""
     from benchmarks.objectives.shipped import read_rows, write_rows
 
     row = {"recipe": {"ema": 0.123456789, "none": None}, "picture": [1], "losses": {"a": [1.0]}, "seed": 3}
-    row |= {"ess": [0.123456, math.inf, math.nan], "name": "3×3"}
+    row |= {"ess": [0.123456, math.inf, math.nan], "name": "3×3", "loss": 3.163491}
     write_rows(tmp_path / "rows.json", "planar", [row, row])
     (first, second) = read_rows(tmp_path / "rows.json", "planar")
     assert first["recipe"] == row["recipe"]
-    assert first["ess"][0] == 0.1235
+    assert first["ess"][0] == 0.123
+    assert first["loss"] == 3.163
     assert all(map(math.isnan, first["ess"][1:]))
-    assert set(second) == {"recipe", "seed", "ess", "name"}
+    assert set(second) == {"recipe", "seed", "ess", "name", "loss"}
     assert (second["seed"], second["name"]) == (3, "3×3")
 
 

@@ -13,7 +13,7 @@ __all__ = ["compact", "read_row", "read_rows", "rounded", "shipped_file", "write
 
 _SETTINGS = ("recipe", "settings")
 _LEFT_OUT = ("picture", "losses")
-_DIGITS = 4
+_DIGITS, _CURVE_DIGITS = 4, 3
 _RESULTS = Path(__file__).parent / "results"
 
 
@@ -22,21 +22,21 @@ def shipped_file(study: str, survey: bool) -> Path:
     return _RESULTS / f"{study}_survey.json" if survey else _RESULTS / f"{study}.json"
 
 
-def compact(value: Any) -> Any:
-    """Plain values with numbers of four digits, without pictures and curves of training.
+def compact(value: Any, digits: int = _DIGITS) -> Any:
+    """Plain values with numbers of four digits, lists' of three, without pictures and curves of training.
 
     Settings keep every digit: they say what was done. What is not finite is null, as JSON has it.
     """
     if isinstance(value, dict):
         return {
-            key: inner if key in _SETTINGS else compact(inner)
+            key: inner if key in _SETTINGS else compact(inner, digits)
             for key, inner in value.items()
             if key not in _LEFT_OUT
         }
     if isinstance(value, list):
-        return [compact(inner) for inner in value]
+        return [compact(inner, _CURVE_DIGITS) for inner in value]
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value
 
 
