@@ -61,6 +61,26 @@ def test_settings_can_be_changed() -> None:
             with_changes(settings, [wrong])
 
 
+def test_cheap_objectives_have_more_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.objectives import planar_study
+    from benchmarks.objectives.__main__ import main
+    from benchmarks.objectives.jobs import settings_of
+
+    settings = settings_of("planar", False, survey=True)
+    jobs = planar_study.planar_jobs("planar", settings, None, settings["seeds"])
+    seeds: dict[str, set[int]] = {}
+    for job in jobs:
+        seeds.setdefault(job.describes["objective"], set()).add(job.describes["seed"])
+    assert seeds["denoising score"] == set(range(10))
+    assert seeds["DiffEBM"] == set(range(3))
+    assert len({job.key for job in jobs}) == len(jobs) == 5 * sum(map(len, seeds.values()))
+    asked = []  # who asks for one seed gets one
+    monkeypatch.setattr(planar_study, "_job", lambda *details: asked.append(details[-1]))
+    monkeypatch.setattr("benchmarks.objectives.__main__.finished_rows", lambda *_, **__: [])
+    main(["planar", "--survey", "--seeds", "1", "--keep", str(tmp_path)])
+    assert set(asked) == {0}
+
+
 @pytest.mark.parametrize("study", ["gmm", "planar"])
 def test_studies_run_and_resume(study: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.objectives.__main__ import main

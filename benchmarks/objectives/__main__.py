@@ -81,6 +81,8 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             raise ConfigError(f"no objective {name!r}; there are: {'; '.join(settings['objectives'])}")
     if given.dims is not None and "dims" in settings:
         settings["dims"] = [int(dim) for dim in given.dims.split(",")]
+    if given.seeds is not None:
+        settings.pop("more_seeds", None)
     make_jobs, tables = STUDIES[given.study]
     shipped = shipped_file(given.study, given.survey)
     if given.rows:

@@ -29,13 +29,17 @@ __all__ = ["planar_jobs", "planar_tables", "sinkhorn_distance"]
 def planar_jobs(
     study: str, settings: dict[str, Any], objectives: Sequence[str] | None, seeds: int
 ) -> list[Job]:
-    """One job per seed, set and objective, the first seed of everything first."""
+    """One job per seed, set and objective, the first seed of everything first.
+
+    Objectives of ``more_seeds`` have as many as it says.
+    """
+    of = {label: settings.get("more_seeds", {}).get(label, seeds) for label in settings["objectives"]}
     return [
         _job(study, settings, name, label, merged(settings["recipe"], changes), seed)
-        for seed in range(seeds)
+        for seed in range(max(of.values()))
         for name in settings["sets"]
         for label, changes in settings["objectives"].items()
-        if objectives is None or label in objectives
+        if seed < of[label] and (objectives is None or label in objectives)
     ]
 
 
