@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from benchmarks.harness import Row
 from bgdiff.analysis.style import COLOURS, WIDTH, save_figure, styled
@@ -31,19 +32,23 @@ def draw_study(study: str, rows: list[Row], folder: Path, drawn: Sequence[str] |
     drawings = {
         "gmm": {"levels": _levels, "classification": _classification, "weights": _mode_weights},
         "modes": {"levels": _levels, "weights": _mode_weights},
-        "planar": {"densities": _densities},
+        "planar": {"densities": _densities, "gallery": _gallery},
         "alanine": {},
     }
     make_directory(folder)
     written = []
     for name, draw in drawings[study].items():
         few = [row for row in good if drawn is None or row["objective"] in drawn]
-        shown = good if draw in (_classification, _mode_weights) else few
-        if draw is _densities:  # rows from a file have no pictures
-            shown = [row for row in few if row["seed"] == 0 and "picture" in row]
+        shown = good if draw in (_classification, _mode_weights, _gallery) else few
+        if draw in (_densities, _gallery):  # rows from a file have no pictures
+            shown = [row for row in shown if row["seed"] == 0 and "picture" in row]
         if shown:
             file = folder / f"objectives_{study}_{name}.png"
             save_figure(draw(shown), file)
+            if draw is _gallery:  # a third of the size, and nothing that could be seen
+                with Image.open(file) as image:
+                    few_colours = image.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+                few_colours.save(file, optimize=True)
             written.append(file)
     return written
 
@@ -184,20 +189,47 @@ def _densities(rows: list[Row]) -> Figure:
                 points.set_ylabel("SMC samples", fontsize=6.5)
             if not found:
                 continue
-            reach, picture = found[0]["reach"], found[0]["picture"]
-            value = np.array(picture["log_density"])
-            energy.imshow(
-                -value,
-                origin="lower",
-                extent=(-reach, reach, -reach, reach),
-                cmap="viridis_r",
-                vmin=0,
-                vmax=12,
-            )
-            samples = np.array(picture["samples"])
+            _draw_energy(energy, found[0])
+            samples, reach = np.array(found[0]["picture"]["samples"]), found[0]["reach"]
             points.plot(*samples.T, ".", ms=0.8, mew=0, color=COLOURS["data"], rasterized=True)
             ratio = found[0]["W2 SMC"] / found[0]["W2 floor"]
             points.set(xlim=(-reach, reach), ylim=(-reach, reach))
             shown = f"W2 {ratio:.2f} × floor" if math.isfinite(ratio) else "W2 not finite"
             points.set_xlabel(shown, fontsize=6, labelpad=1)
     return figure
+
+
+@styled
+def _gallery(rows: list[Row]) -> Figure:
+    """All objectives, seed 0, one below the other: energies at the lowest noise and SMC's samples."""
+    sets, names = _names(rows, "set"), _names(rows, "objective")
+    figure = Figure(figsize=(WIDTH, 0.4 + 0.53 * len(names)))
+    left, top = 1.75 / WIDTH, 1 - 0.3 / figure.get_figheight()
+    grid = figure.add_gridspec(
+        len(names), 2 * len(sets), left=left, right=0.995, bottom=0.01, top=top, wspace=0.04, hspace=0.04
+    )
+    for line, objective in enumerate(names):
+        for column, name in enumerate(sets):
+            found = [row for row in rows if row["set"] == name and row["objective"] == objective]
+            energy, points = (figure.add_subplot(grid[line, 2 * column + i]) for i in (0, 1))
+            for axis in (energy, points):
+                axis.set(xticks=[], yticks=[], aspect="equal")
+                axis.spines[:].set_visible(False)
+            if line == 0:
+                energy.set_title(name, fontsize=7, x=1.0)
+            if column == 0:
+                label = objective.replace(" + score, ", " + score,\n")
+                energy.set_ylabel(label, fontsize=5.5, rotation=0, ha="right", va="center")
+            if found:
+                _draw_energy(energy, found[0])
+                samples, reach = np.array(found[0]["picture"]["samples"]), found[0]["reach"]
+                points.plot(*samples.T, ".", ms=0.5, mew=0, color=COLOURS["data"], rasterized=True)
+                points.set(xlim=(-reach, reach), ylim=(-reach, reach))
+    return figure
+
+
+def _draw_energy(axis: Axes, row: Row) -> None:
+    """The learned energy up to 12 kT above its minimum, dark where it is high."""
+    reach, value = row["reach"], np.array(row["picture"]["log_density"])
+    extent = (-reach, reach, -reach, reach)
+    axis.imshow(-value, origin="lower", extent=extent, cmap="viridis_r", vmin=0, vmax=12)
