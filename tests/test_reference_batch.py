@@ -104,7 +104,8 @@ def test_one_block_of_one_is_the_draw_itself() -> None:
 def test_averaged_scores_are_unbiased_and_scatter_less(size: int) -> None:
     """E[(target - ∇log p_σ) φ(z)] = 0 for any φ, of both estimates; points of a step are not independent."""
     means: dict[str, list[Tensor]] = {"noise": [], "forces": []}
-    scatter: dict[str, list[Tensor]] = {"noise": [], "forces": [], "one": []}
+    scatter: dict[str, list[Tensor]] = {"noise": [], "forces": []}
+    plain: dict[str, list[Tensor]] = {"noise": [], "forces": []}
     for repeat in range(150):
         whole = step(40, 2, 100 + 10 * repeat)
         conditional, data_score = averaged_scores(whole, size)
@@ -116,14 +117,16 @@ def test_averaged_scores_are_unbiased_and_scatter_less(size: int) -> None:
             off = target - truth
             means[name].append((off[:, :, None] * probe[:, None]).mean(0).flatten())
             scatter[name].append(off.square().mean())
-        plain = conditional_score(whole.displacement, whole.level, TRUTH.periodic) - truth
-        scatter["one"].append(plain.square().mean())
+        own = conditional_score(whole.displacement, whole.level, TRUTH.periodic)
+        assert whole.batch.data_score is not None
+        for name, target in (("noise", own), ("forces", whole.batch.data_score.flatten(0, 1))):
+            plain[name].append((target - truth).square().mean())
     for name in means:
         assert_mean(torch.stack(means[name]), 0.0)
-    less = torch.stack(scatter["one"]) - torch.stack(scatter["noise"])
-    assert float(z_scores(less, 0.0)) > 10
-    if size == 40:
-        assert float(torch.stack(scatter["noise"]).mean() / torch.stack(scatter["one"]).mean()) < 0.7
+        less = torch.stack(plain[name]) - torch.stack(scatter[name])
+        assert float(z_scores(less, 0.0)) > 10
+        if size == 40:
+            assert float(torch.stack(scatter[name]).mean() / torch.stack(plain[name]).mean()) < 0.7
 
 
 @pytest.mark.parametrize("n", [2, 3])
