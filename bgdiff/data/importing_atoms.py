@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bgdiff.errors import DataError
+from bgdiff.errors import DataError, first_line
 
 __all__ = ["AtomMap", "match_atoms"]
 
@@ -98,7 +98,7 @@ def _chosen(
             chosen = np.asarray(found.select(selection), dtype=np.int64)
         except Exception as error:  # mdtraj's parser raises errors of several packages
             raise DataError(
-                f"--atoms {selection!r}: mdtraj does not understand it ({str(error).splitlines()[0]}); an "
+                f"--atoms {selection!r}: mdtraj does not understand it ({first_line(error)}); an "
                 "example is --atoms 'resid 0 to 2'"
             ) from error
         if len(chosen) != n:
