@@ -8,6 +8,7 @@ but Gaussian are the same density in x and far apart in z.
 """
 
 from dataclasses import fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,13 +50,13 @@ class PreservingView:
 class PreservingProblem(Problem):
     """A step whose points are those of x, for objectives that tell levels apart.
 
-    Displacements and scores of the data are left as they are: those objectives do not look at them but for
-    what the points' sources are.
+    Displacements and scores of the data are left as they are, those of z.
     """
 
-    @property
-    def sources(self) -> Tensor:
-        return (self.batch.z * self._size(self.batch.rungs)[..., None] - self.batch.displacement)[:, 0]
+    @cached_property
+    def clean(self) -> Tensor:
+        """The data points that x come from ``(P, d)``."""
+        return self.points * self._size(self.rungs)[:, None] - self.displacement
 
     def log_kernels(self, z: Tensor, rungs: Tensor, clean: Tensor) -> Tensor:
         """log q_k(x_i | z_j) with x = (z_j + σ_k ε)/√(1+σ_k²)."""

@@ -93,10 +93,10 @@ class Problem:
         """The data points they come from ``(P, d)``; angles up to full turns."""
         return self.points - self.displacement
 
-    @property
+    @cached_property
     def sources(self) -> Tensor:
         """The data point of each group ``(G, d)``; angles up to full turns."""
-        return (self.batch.z - self.batch.displacement)[:, 0]
+        return self.clean.reshape(self.batch.z.shape)[:, 0]
 
     def log_kernels(self, z: Tensor, rungs: Tensor, clean: Tensor) -> Tensor:
         """log q_k(z_i | z_j): how likely data points are noised to these points ``(B, m)`` float64.

@@ -29,7 +29,10 @@ class ReferenceBatchOptions(Options):
 
 
 def source_weights(problem: Problem, size: int) -> list[tuple[slice, slice, Tensor]]:
-    """How likely each data point is the source of each point, in blocks of at most ``size`` data points.
+    """How likely each data point is the source of each point.
+
+    Args:
+        size: data points of a block, at most; a point may have come from those of its own block.
 
     Returns:
         For each block which points, which groups, and ``(points, groups)`` in the points' precision, rows
@@ -52,6 +55,9 @@ def log_rung_weights(problem: Problem, size: int) -> Tensor:
     Their softmax over any rungs of a group that hold a's own is how likely each of these is the one that z_a
     was noised to. Clean points keep their label, and no other point may be one: rung 0 has -inf but for
     0 at its own points.
+
+    Args:
+        size: data points j of a block, at most; each group's points are looked at with its own block's.
     """
     batch = problem.batch
     groups, n, d = batch.z.shape
