@@ -74,6 +74,8 @@ def test_cheap_objectives_have_more_seeds(tmp_path: Path, monkeypatch: pytest.Mo
     assert seeds["denoising score"] == set(range(10))
     assert seeds["DiffEBM"] == set(range(3))
     assert len({job.key for job in jobs}) == len(jobs) == 5 * sum(map(len, seeds.values()))
+    quick = settings_of("planar", True, survey=True)
+    assert {job.describes["seed"] for job in planar_study.planar_jobs("planar", quick, None, 1)} == {0}
     asked = []  # who asks for one seed gets one
     monkeypatch.setattr(planar_study, "_job", lambda *details: asked.append(details[-1]))
     monkeypatch.setattr("benchmarks.objectives.__main__.finished_rows", lambda *_, **__: [])

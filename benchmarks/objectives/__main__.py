@@ -27,7 +27,6 @@ STUDIES = {
     "alanine": (alanine_jobs, alanine_tables),
 }
 """What makes a study's jobs, and what makes tables of its rows."""
-_SHIPPED = Path("shipped")
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
@@ -58,7 +57,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         "--known",
         type=Path,
         nargs="?",
-        const=_SHIPPED,
+        const=True,
         metavar="FILE",
         help="do not repeat what --json wrote here, but take it over; without FILE: what is shipped",
     )
@@ -66,7 +65,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         "--rows",
         type=Path,
         nargs="?",
-        const=_SHIPPED,
+        const=True,
         metavar="FILE",
         help="do nothing, show the rows that --json wrote here; without FILE: those shipped",
     )
@@ -86,7 +85,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     make_jobs, tables = STUDIES[given.study]
     shipped = shipped_file(given.study, given.survey)
     if given.rows:
-        file = shipped if given.rows == _SHIPPED else given.rows
+        file = shipped if given.rows is True else given.rows
         rows = [
             row
             for row in read_rows(file, given.study)
@@ -98,7 +97,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         jobs = make_jobs(given.study, settings, chosen, given.seeds or settings["seeds"])
         first, of = map(int, given.part.split("/"))
         with tempfile.TemporaryDirectory() as scratch:
-            file = shipped if given.known == _SHIPPED else given.known
+            file = shipped if given.known is True else given.known
             known = read_rows(file, given.study) if file else []
             folder = given.keep or Path(scratch)
             rows = finished_rows(jobs, folder, console, part=(first, of), work=not given.read, known=known)

@@ -33,7 +33,8 @@ def planar_jobs(
 
     Objectives of ``more_seeds`` have as many as it says.
     """
-    of = {label: settings.get("more_seeds", {}).get(label, seeds) for label in settings["objectives"]}
+    more = settings.get("more_seeds") or {}
+    of = {label: more.get(label, seeds) for label in settings["objectives"]}
     return [
         _job(study, settings, name, label, merged(settings["recipe"], changes), seed)
         for seed in range(max(of.values()))
