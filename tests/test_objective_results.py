@@ -48,3 +48,28 @@ def test_rows_are_of_today_s_settings(file: Path) -> None:
     for row in read_rows(file, study):
         of = [job.key for job in jobs if job.describes.items() <= row.items()]
         assert len(of) == 1, f"{row['objective']}, seed {row['seed']}: {of}"
+
+
+def test_headline_numbers_of_the_page() -> None:
+    """The worst level of two modes, seed by seed, and the plane's Sinkhorn distances."""
+    from benchmarks.objectives.shipped import read_rows
+
+    lines = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8").splitlines()
+    worst = []
+    for dim in (2, 8, 32, 128):
+        seeds = {
+            row["seed"]: max(map(abs, row["levels"]["mode_error"]))
+            for row in read_rows(RESULTS / "modes.json", "modes")
+            if row["dim"] == dim and row["objective"] == "DiffCLF bi-level + score + Fokker-Planck, averaged"
+        }
+        assert sorted(seeds) == [0, 1, 2]
+        assert max(seeds.values()) < 0.05
+        worst.append("**" + ", ".join(f"{value:.3f}" for _, value in sorted(seeds.items())) + "**")
+    assert f"| **worst mode weight / nat**, three seeds | {' | '.join(worst)} |" in lines
+    planar = read_rows(RESULTS / "planar.json", "planar")
+    assert len(planar) == 5
+    for row in planar:
+        ratios = [row[f"Sinkhorn {kind}"] / row["Sinkhorn floor"] for kind in ("walks", "SMC")]
+        assert max(ratios) < 1.2
+        shown = f"| {row['set']} | {ratios[0]:.2f} | {ratios[1]:.2f} |"
+        assert any(line.startswith(shown) for line in lines), shown
