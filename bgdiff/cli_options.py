@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bgdiff.errors import ConfigError, first_line
+from bgdiff.errors import ConfigError
 
 __all__ = [
     "Correction",
@@ -171,7 +171,7 @@ def check_device(device: str) -> None:
     try:
         torch.zeros(1, device=torch.device(device)).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = first_line(error)
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ConfigError(
             f"--device {device}: is not usable on this machine ({reason}); use --device cpu"
         ) from error

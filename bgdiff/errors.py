@@ -10,7 +10,6 @@ __all__ = [
     "StorageError",
     "SystemDefinitionError",
     "WorkerError",
-    "first_line",
 ]
 
 
@@ -52,12 +51,3 @@ class StorageError(BgdiffError):
 
 class WorkerError(BgdiffError):
     """A process that was helping died: killed, out of memory, or crashed."""
-
-
-def first_line(error: Exception) -> str:
-    """The first line of another package's message, to be part of ours; the error's name if it has none.
-
-    >>> first_line(ValueError("no such atom\\nat 3")), first_line(AssertionError())
-    ('no such atom', 'AssertionError')
-    """
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bgdiff.errors import DataError, first_line
+from bgdiff.errors import DataError
 
 __all__ = ["AtomMap", "match_atoms"]
 
@@ -97,8 +97,9 @@ def _chosen(
         try:
             chosen = np.asarray(found.select(selection), dtype=np.int64)
         except Exception as error:  # mdtraj's parser raises errors of several packages
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise DataError(
-                f"--atoms {selection!r}: mdtraj does not understand it ({first_line(error)}); an "
+                f"--atoms {selection!r}: mdtraj does not understand it ({reason}); an "
                 "example is --atoms 'resid 0 to 2'"
             ) from error
         if len(chosen) != n:
